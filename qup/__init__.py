@@ -1,0 +1,5 @@
+"""qup: a Qupfile in, a virtual machine out."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,21 @@
+"""The entry point: ``qup`` and ``python -m qup``."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run qup with the words of the command line, and exit."""
+    if sys.argv[1:] == ["--version"]:  # nothing needs to be imported for that
+        from qup import __version__
+
+        sys.stdout.write(f"qup {__version__}\n")
+        return
+    from qup.cli.main import run
+
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

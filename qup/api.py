@@ -1,0 +1,326 @@
+"""The module that plugins import, and the only one.
+
+A plugin is an installed distribution with an entry point in the group ``qup`` that names a
+module (or object) with hook implementations::
+
+    # pyproject.toml:  [project.entry-points.qup]
+    #                  weather = "qup_weather"
+
+    from qup.api import Check, Finding, hookimpl
+
+
+    @hookimpl
+    def qup_checks():
+        return [Check("weather", "The sky", lambda host: [Finding("ok", "It is clear.")])]
+
+The hooks are in :mod:`qup.hookspecs`. What a plugin returns is typed by the protocols and
+dataclasses below; what it is given (a :class:`Host`, a :class:`Guest`) it uses through the
+protocols here and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import pluggy
+
+from qup.errors import (
+    BoxError,
+    ConfigError,
+    GuestError,
+    HostError,
+    MachineError,
+    PluginError,
+    ProvisionError,
+    QupError,
+)
+from qup.model.box import Box, BoxFile, BoxSpec
+from qup.model.events import Event
+from qup.model.network import (
+    Forward,
+    HostAction,
+    NicPlan,
+    NicRequest,
+    parse_forward,
+)
+from qup.model.plan import AcceleratorPlan, ExtraArguments, Plan
+from qup.process import Result, run
+from qup.qemu.disk import inspect_image
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig, Settings
+
+__all__ = [
+    "Accelerator",
+    "AcceleratorPlan",
+    "Box",
+    "BoxError",
+    "BoxFile",
+    "BoxSource",
+    "BoxSpec",
+    "Check",
+    "Command",
+    "ConfigError",
+    "Event",
+    "ExtraArguments",
+    "Finding",
+    "Forward",
+    "Guest",
+    "GuestError",
+    "Host",
+    "HostAction",
+    "HostError",
+    "MachineConfig",
+    "MachineError",
+    "NetworkMode",
+    "NicPlan",
+    "NicRequest",
+    "Plan",
+    "PluginError",
+    "Problem",
+    "ProvisionError",
+    "Provisioner",
+    "QupError",
+    "Result",
+    "Settings",
+    "Verdict",
+    "hookimpl",
+    "inspect_image",
+    "parse_forward",
+    "run",
+]
+
+hookimpl = pluggy.HookimplMarker("qup")
+"""Marks a function of a plugin as the implementation of the hook of the same name."""
+
+
+def __getattr__(name: str) -> Any:
+    # Settings is a pydantic model: it is imported when a plugin asks for it, not before.
+    if name in ("Settings", "MachineConfig"):
+        from qup.model import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module 'qup.api' has no attribute {name!r}")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reason why something can't work on this computer, and what to do about it."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an accelerator is usable, and why (not)."""
+
+    usable: bool
+    reason: str
+    hint: str | None = None
+
+
+class Host(Protocol):
+    """Facts about this computer."""
+
+    @property
+    def system(self) -> str:
+        """``linux``, ``darwin``, ``win32`` ... as :data:`sys.platform` names it."""
+
+    @property
+    def arch(self) -> str:
+        """The processor in QEMU's words: ``x86_64``, ``aarch64`` ..."""
+
+    @property
+    def memory_mib(self) -> int:
+        """Memory of this computer in MiB."""
+
+    def which(self, program: str) -> Path | None:
+        """The program's full path, or None."""
+
+    def qemu_version(self, program: str) -> tuple[int, int, int]:
+        """The version of a QEMU program. Raises HostError when it is missing or no QEMU."""
+
+    def qemu_supports(self, program: str, accelerator: str) -> bool:
+        """Whether a QEMU program was built with an accelerator (QEMU's name for it)."""
+
+    def prove(self, program: str, properties: Mapping[str, str], cpu: str) -> Verdict:
+        """Run a tiny guest under ``-accel`` with these properties and this CPU.
+
+        It switches to long mode, runs for a while, and reports back: what passes works. The
+        verdict is remembered until the host boots anew or QEMU changes.
+        """
+
+
+class NetworkMode(Protocol):
+    """A way to connect a machine.
+
+    Attributes:
+        name: its word in ``network.mode``.
+        summary: one line for lists and docs.
+        options: the model of the other keys of ``[machine.network]``.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def options(self) -> type[Settings]: ...
+
+    def problems(self, options: Any, host: Host) -> Sequence[Problem]:
+        """Look, without touching anything, whether it can work here."""
+
+    def plan(self, options: Any, nic: NicRequest) -> NicPlan:
+        """Say how the NIC is connected. Pure: no I/O."""
+
+
+class Accelerator(Protocol):
+    """A way to run the guest's instructions.
+
+    Attributes:
+        name: its word in ``qemu.accelerator``.
+        summary: one line for lists and docs.
+        priority: ``auto`` takes the usable one with the highest; tcg has 0, kvm 100.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def priority(self) -> int: ...
+
+    def usable(self, host: Host, program: str, arch: str, *, prove: bool) -> Verdict:
+        """Whether it works for guests of this arch; without ``prove`` only look."""
+
+    def plan(self, arch: str) -> AcceleratorPlan:
+        """What it puts into the plan. Pure: no I/O."""
+
+
+class BoxSource(Protocol):
+    """Where boxes come from.
+
+    Attributes:
+        name: the source's name.
+        summary: one line for lists and docs.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+
+    def names(self) -> Sequence[str]:
+        """The names it knows, for lists and completion; references it can't list are fine."""
+
+    def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:
+        """Say what a reference is, without fetching it; None if it isn't this source's.
+
+        Raises:
+            BoxError: it is this source's, and wrong.
+        """
+
+    def fetch(
+        self, spec: BoxSpec, project: Path, into: Path, report: Callable[[str], None]
+    ) -> Mapping[str, object]:
+        """Make the box's files (``kernel``, ``initrd``, ``disk.qcow2``) in an empty folder.
+
+        ``report`` takes lines about how far it is. Returns details worth remembering.
+
+        Raises:
+            BoxError: it can't be had; the hint says what to do.
+        """
+
+
+class Guest(Protocol):
+    """A running guest, as provisioners see it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Result:
+        """Run a command in the guest as the ssh user. No shell splits the words.
+
+        Raises:
+            ProvisionError: with check, when it doesn't end with 0.
+        """
+
+    def put(self, source: Path, target: str, *, mode: int = 0o644) -> None:
+        """Copy a file into the guest."""
+
+    def get(self, source: str, target: Path) -> None:
+        """Copy a file out of the guest."""
+
+
+class Provisioner(Protocol):
+    """Something that sets a guest up once ssh answers.
+
+    Attributes:
+        name: its key in ``[[machine.provision]]``.
+        summary: one line for lists and docs.
+        options: the model of its options.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def options(self) -> type[Settings]: ...
+
+    def digest(self, options: Any, project: Path) -> str:
+        """A digest of what the options refer to; a step runs again when it changes."""
+
+    def run(self, options: Any, guest: Guest, project: Path, report: Callable[[str], None]) -> None:
+        """Do it. ``report`` takes lines of output.
+
+        Raises:
+            ProvisionError: it failed.
+        """
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of ``qup doctor``.
+
+    Attributes:
+        status: ``ok``, ``warning`` (works, but), or ``problem`` (qup can't work).
+        message: what is so.
+        hint: what to do.
+        packages: Debian packages that would mend it; ``doctor --fix`` installs them.
+        fix: a command that would mend it, run as it is by ``doctor --fix``.
+    """
+
+    status: Literal["ok", "warning", "problem"]
+    message: str
+    hint: str | None = None
+    packages: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something ``qup doctor`` looks at."""
+
+    name: str
+    summary: str
+    run: Callable[[Host], Sequence[Finding]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of ``qup``.
+
+    Attributes:
+        name: its word.
+        summary: one line for ``qup --help``.
+        callback: a function with typer's annotations, or a ``typer.Typer``.
+    """
+
+    name: str
+    summary: str
+    callback: Callable[..., Any] = field(compare=False)

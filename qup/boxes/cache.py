@@ -1,0 +1,213 @@
+"""The user's cache of boxes.
+
+A finished box is a read-only folder named by the digest of its content, so that a disk's
+backing file never changes under it; a link from what a box is made from (its *key*) says
+which one is current::
+
+    boxes/<digest>/{box.json, kernel, initrd, disk.qcow2}
+    boxes/current/<source>-<key> -> ../<digest>
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qup.errors import BoxError
+from qup.files import explain_os_error, sync_folder, write_atomic
+from qup.model.box import Box, BoxFile, BoxSpec
+from qup.paths import make_private
+
+MANIFEST = "box.json"
+DISK, KERNEL, INITRD = "disk.qcow2", "kernel", "initrd"
+BOX_SCHEMA = 1
+DIGEST_LENGTH = 16
+CHUNK = 1 << 20
+
+Fetch = Callable[[Path], Mapping[str, object]]
+
+
+class BoxCache:
+    """Boxes under one folder. Changing it needs :meth:`lock_path` to be held."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    def lock_path(self) -> Path:
+        return make_private(self.root) / "lock"
+
+    def folder(self, digest: str) -> Path:
+        """Where the files of a box are."""
+        return self.root / digest[:DIGEST_LENGTH]
+
+    def boxes(self) -> list[Box]:
+        """All finished boxes, the newest first; a damaged manifest is left out."""
+        found = []
+        for path in self.root.glob(f"*/{MANIFEST}"):
+            with contextlib.suppress(BoxError):
+                found.append(_read_manifest(path))
+        return sorted(found, key=lambda box: box.created, reverse=True)
+
+    def find(self, spec: BoxSpec) -> Box | None:
+        """The current box made from a spec, or None.
+
+        Raises:
+            BoxError: its manifest is damaged.
+        """
+        path = self._current(spec) / MANIFEST
+        return _read_manifest(path) if path.exists() else None
+
+    def get(self, digest: str) -> Box | None:
+        """The box with a digest, or None."""
+        path = self.folder(digest) / MANIFEST
+        return _read_manifest(path) if path.exists() else None
+
+    def add(self, spec: BoxSpec, fetch: Fetch) -> Box:
+        """Make a box aside, and put it in place when it is whole and on disk.
+
+        Args:
+            spec: what is being made.
+            fetch: writes the files into an empty folder and returns details to remember.
+
+        Raises:
+            BoxError: the box can't be had, or lacks a file.
+        """
+        make_private(self.root)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.root))
+        try:
+            details = fetch(building)
+            box = _seal(building, spec, details)
+            self._place(building, box)
+        except OSError as exc:
+            raise explain_os_error("make the box in", building, exc) from exc
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return box
+
+    def _place(self, building: Path, box: Box) -> None:
+        target = self.folder(box.digest)
+        if not (target / MANIFEST).exists():
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(building, target)
+        link = self._current(box.spec)
+        make_private(link.parent)
+        aside = link.parent / f".{link.name}.{os.getpid()}"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(Path("..") / target.name)
+        os.replace(aside, link)
+        sync_folder(self.root)
+
+    def _current(self, spec: BoxSpec) -> Path:
+        return self.root / "current" / f"{spec.source}-{spec.key}"
+
+    def check(self, box: Box, *, thorough: bool = False) -> None:
+        """Make sure that a box's files are what they were when it was made.
+
+        Args:
+            box: the box.
+            thorough: hash every file; otherwise only those whose size or time differ from
+                the manifest's.
+
+        Raises:
+            BoxError: a file is missing or was changed.
+        """
+        folder = self.folder(box.digest)
+        sealed = _mtime(folder / MANIFEST)
+        for name, expected in box.files.items():
+            path = folder / name
+            try:
+                info = path.stat()
+            except OSError as exc:
+                raise _damaged(box, f"{path} is missing") from exc
+            suspicious = info.st_size != expected.size or info.st_mtime_ns > sealed
+            if (thorough or suspicious) and _hash_file(path).sha256 != expected.sha256:
+                raise _damaged(box, f"{path} was changed after it was made")
+
+    def remove(self, box: Box) -> None:
+        """Remove a box; the caller has made sure that no machine needs it."""
+        folder = self.folder(box.digest)
+        for link in (self.root / "current").glob("*"):
+            if os.readlink(link) == f"../{folder.name}":
+                link.unlink()
+        try:
+            folder.chmod(0o700)
+            shutil.rmtree(folder)
+        except OSError as exc:
+            raise explain_os_error("remove", folder, exc) from exc
+
+
+def _damaged(box: Box, reason: str) -> BoxError:
+    return BoxError(
+        f"box {box.spec.name} ({box.digest[:12]}) is damaged: {reason}",
+        hint=f"'qup box rm --force {box.spec.name}' and 'qup box build {box.spec.name}' make it"
+        " anew; machines made from the damaged one must be destroyed",
+    )
+
+
+def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
+    """Write the manifest, make all files read-only, and flush them to disk."""
+    wanted = [DISK] * spec.disk + [KERNEL, INITRD] * spec.kernel
+    if missing := [name for name in wanted if not (folder / name).is_file()]:
+        raise BoxError(f"box source {spec.source} made no {', '.join(missing)} for {spec.name}")
+    files = {name: _hash_file(folder / name) for name in wanted}
+    for extra in set(os.listdir(folder)) - set(wanted):
+        raise BoxError(f"box source {spec.source} left an unexpected file: {extra}")
+    combined = hashlib.sha256()
+    for name in sorted(files):
+        combined.update(f"{name} {files[name].sha256}\n".encode())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    box = Box(spec, combined.hexdigest(), files, dict(details), now)
+    for name in files:
+        (folder / name).chmod(0o444)
+        _flush(folder / name)
+    manifest = {"schema": BOX_SCHEMA, **asdict(box)}
+    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", mode=0o444)
+    return box
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _hash_file(path: Path) -> BoxFile:
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return BoxFile(size, digest.hexdigest())
+
+
+def _mtime(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _read_manifest(path: Path) -> Box:
+    try:
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        if data["schema"] != BOX_SCHEMA:
+            raise ValueError(f"schema {data['schema']}")
+        return Box(
+            spec=BoxSpec(**data["spec"]),
+            digest=str(data["digest"]),
+            files={name: BoxFile(**file) for name, file in data["files"].items()},
+            details=dict(data["details"]),
+            created=str(data["created"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise BoxError(
+            f"the box in {path.parent} is damaged: {MANIFEST} can't be read ({exc})",
+            hint=f"remove the folder: rm -rf {path.parent}",
+        ) from exc

@@ -1,0 +1,135 @@
+"""The network mode ``user``: QEMU's own network stack (slirp). Needs no privileges.
+
+The guest is at 10.0.2.15 behind an address translation: it reaches the outside, and from the
+outside it is reached through the forwards alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from qup.api import (
+    Forward,
+    Host,
+    NetworkMode,
+    NicPlan,
+    NicRequest,
+    Problem,
+    hookimpl,
+    parse_forward,
+)
+
+if TYPE_CHECKING:
+    from qup.api import Settings
+
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to by itself
+_GUEST_ADDRESS = "10.0.2.15"
+
+
+class UserNetwork:
+    """QEMU's user network."""
+
+    name = "user"
+    summary = "QEMU's own network; no privileges needed, forwards lead to the guest"
+
+    @property
+    def options(self) -> type[Settings]:
+        return _options()
+
+    def problems(self, options: Any, host: Host) -> Sequence[Problem]:  # noqa: ARG002  sockets tell
+        """Look for forwards that this user can't open here.
+
+        A port that is merely taken is none: it may be free when the machine starts, and if it
+        is not, the start says so and the other forwards work.
+        """
+        found = (_problem(forward) for forward in options.forward if forward.host)
+        return [problem for problem in found if problem is not None]
+
+    def plan(self, options: Any, nic: NicRequest) -> NicPlan:
+        # slirp announces IPv6 even where the host has none; guests would try it first.
+        netdev = {"type": "user", "hostname": nic.hostname, "ipv6": "off"}
+        if options.isolate:
+            netdev["restrict"] = "on"
+        return NicPlan(netdev, forwards=options.forward, guest_address=_GUEST_ADDRESS)
+
+
+@hookimpl
+def qup_network_modes() -> Iterable[NetworkMode]:
+    return [UserNetwork()]
+
+
+def check_forwards(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:
+    """Refuse forwards that get into each other's way.
+
+    Raises:
+        ValueError: two listen at the same place, or lead to the same port of the guest.
+    """
+    for one, other in combinations(forwards, 2):
+        if one.protocol != other.protocol:
+            continue
+        anywhere = ANY_ADDRESS in (one.address, other.address)
+        if one.host and one.host == other.host and (anywhere or one.address == other.address):
+            raise ValueError(f"the host's port {one.host}/{one.protocol} is forwarded twice")
+        if one.guest == other.guest:
+            raise ValueError(f"the guest's port {one.guest}/{one.protocol} is forwarded to twice")
+    return forwards
+
+
+@cache
+def _options() -> type[Settings]:
+    # pydantic takes 50 ms: it is loaded where a Qupfile is validated, not with this plugin.
+    from typing import Annotated
+
+    from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+    from qup.api import Settings
+
+    schema = {"type": "string", "examples": ["8080:80", "127.0.0.1:5353:53/udp", "0:8000"]}
+    rule = Annotated[Forward, PlainValidator(parse_forward), WithJsonSchema(schema)]
+    rules = Annotated[tuple[rule, ...], Field(strict=False), AfterValidator(check_forwards)]
+
+    class UserOptions(Settings):
+        """``[machine.network]`` with ``mode = "user"``"""
+
+        forward: rules = Field(
+            default=(),
+            description="Host ports that lead to the guest: [address:]host:guest[/udp].",
+        )
+        isolate: bool = Field(
+            default=False,
+            description="Keep the guest from reaching anything: the host, the network, the world.",
+        )
+
+    return UserOptions
+
+
+def _problem(forward: Forward) -> Problem | None:
+    kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((forward.address, forward.host))
+        except OSError as exc:
+            return _explain(forward, exc)
+    return None
+
+
+def _explain(forward: Forward, exc: OSError) -> Problem | None:
+    match exc.errno:
+        case errno.EACCES | errno.EPERM:
+            return Problem(
+                f"forward {forward}: the host's ports below 1024 are for root",
+                f"take a higher one, such as {forward.host + 8000}",
+            )
+        case errno.EADDRNOTAVAIL:
+            return Problem(
+                f"forward {forward}: {forward.address} is not an address of this computer",
+                "'ip address' lists its addresses",
+            )
+        case _:
+            return None

@@ -1,0 +1,247 @@
+"""``qup plan``, ``init``, ``validate``, ``schema`` and ``trust``: the Qupfile's commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qup.cli.common import AsJson, Names, print_json, print_table
+from qup.cli.main import globals_of
+from qup.cli.settings import Overrides, load_config, with_settings
+from qup.errors import ConfigError, QupError
+from qup.files import write_atomic
+from qup.model.config import Config, MachineConfig
+from qup.model.plan import Plan
+from qup.paths import QUPFILE, runtime_folder
+from qup.planner import DISK_SERIAL
+from qup.qupfile import read, untrusted
+from qup.runner.context import Context
+
+NEW_QUPFILE = """\
+# What 'qup up' starts here. Every setting: 'qup schema', or the file Qupfile.example.
+
+[machine]
+box    = {box}
+cpus   = 1
+memory = "{memory}"
+disk   = "{disk}"
+
+[machine.network]
+forward = []                  # host:guest, such as "8080:80"; a host port of 0 picks a free one
+"""
+
+
+@with_settings
+def plan(
+    ctx: typer.Context,
+    names: Names = None,
+    qemu: Annotated[
+        bool, typer.Option("--qemu", help="Print QEMU's command line, ready to be pasted.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print where each setting comes from.")
+    ] = False,
+    trust_accelerator: Annotated[
+        bool, typer.Option("--trust-accelerator", help="Don't prove the accelerator.")
+    ] = False,
+    as_json: AsJson = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Show what `qup up` would do, without doing it.
+
+    Examples: `qup plan`, `qup plan --explain`, `qup plan web --qemu`, `QUP_MEMORY=4G qup plan`
+    """
+    from qup.cli.up import _roster
+
+    context = globals_of(ctx).context()
+    config = load_config(context, overrides)
+    chosen = _roster(config).choose(names or [])
+    if explain:
+        _explain(config, chosen, as_json=as_json)
+        return
+    plans = {name: _plan(context, config.machines[name], trust_accelerator) for name in chosen}
+    if qemu:
+        for name, item in plans.items():
+            _print_command(context, name, item, as_json=as_json)
+    elif as_json:
+        print_json({"machines": {name: item.to_dict() for name, item in plans.items()}})
+    else:
+        for name, item in plans.items():
+            _print_plan(name, item)
+
+
+def _plan(context: Context, machine: MachineConfig, trust_accelerator: bool) -> Plan:
+    from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
+    from qup.store import read_state
+
+    state = read_state(context.project.machine(machine.name))
+    spec, box = find_box(context, machine)
+    identity = identity_of(state) if state else new_identity(machine.name)
+    digest = state.box_digest if state else (box.digest if box else None)
+    return make_plan(context, machine, identity, spec, digest, trust_accelerator=trust_accelerator)
+
+
+def _explain(config: Config, chosen: list[str], *, as_json: bool) -> None:
+    if as_json:
+        data = {
+            name: {
+                key: {"value": _value(config.machines[name], key), "layer": origin.layer,
+                      "where": origin.where}
+                for key, origin in config.origins[name].items()
+            }
+            for name in chosen
+        }  # fmt: skip
+        print_json({"machines": data})
+        return
+    for name in chosen:
+        rows = [
+            [key, json.dumps(_value(config.machines[name], key), default=str),
+             " ".join(filter(None, (origin.layer, origin.where)))]
+            for key, origin in config.origins[name].items()
+        ]  # fmt: skip
+        print_table([f"{name}:", "VALUE", "FROM"], rows)
+
+
+def _value(machine: MachineConfig, key: str) -> Any:
+    """The value of a dotted key, in JSON's types."""
+    data: Any = machine.settings.model_dump(mode="json", by_alias=True)
+    options = machine.network.model_dump(mode="json", by_alias=True)
+    data["network"] = {**data["network"], **options}
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
+
+
+def _print_plan(name: str, item: Plan) -> None:
+    nic = item.nics[0]
+    size = next(disk.size for disk in item.disks if disk.serial == DISK_SERIAL) or 0
+    box = f"{item.box.name} ({item.box_digest[:12] if item.box_digest else 'not here yet'})"
+    forwards = ", ".join(str(forward) for forward in nic.plan.forwards) or "none"
+    typer.echo(f"{name}:")
+    rows = {
+        "box": box,
+        "cpus": str(item.cpus),
+        "memory": f"{item.memory_mib}M",
+        "disk": f"{size // (1 << 20)}M",
+        "hostname": item.seed.hostname,
+        "network": f"{nic.mode} ({nic.mac}), forwards: {forwards}",
+        "ssh": f"as {item.seed.user}",
+        "qemu": f"{item.program}, {item.machine_type}, {item.accelerator.name}, cpu {item.cpu}",
+        "boot-timeout": f"{item.boot_timeout:g}s",
+    }
+    if item.provision:
+        rows["provision"] = ", ".join(step.provisioner for step in item.provision)
+    for extra in item.extra:
+        rows[extra.origin] = " ".join(extra.words)
+    for key, value in rows.items():
+        typer.echo(f"  {key:<13} {value}")
+
+
+def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:
+    from qup.qemu.argv import build, shell_command
+    from qup.runner.up import layout_for
+
+    runtime = runtime_folder(item.identity.id)
+    folder = context.project.machine(name)
+    box = context.boxes.folder(item.box_digest or "0" * 16)
+    program = context.host.which(item.program) or Path(item.program)
+    sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console}
+    arguments = build(item, layout_for(folder, box, program, sockets))
+    if as_json:
+        print_json(
+            {"machine": name, "arguments": [{"words": a.words, "origin": a.origin}
+                                            for a in arguments]}
+        )  # fmt: skip
+        return
+    typer.echo(f"# machine {name}; qup hands the three sockets over as open descriptors instead")
+    typer.echo(shell_command(arguments))
+    typer.echo("")
+    for argument in arguments:
+        typer.echo(f"# {argument.words[0]:<11} {argument.origin}")
+
+
+def init(
+    ctx: typer.Context,
+    box: Annotated[str, typer.Option(help="What the machine boots from.")] = "tiny",
+    force: Annotated[bool, typer.Option("--force", help="Replace a Qupfile.")] = False,
+) -> None:
+    """Write a Qupfile here (or in the folder of -C). Asks nothing.
+
+    Examples: `qup init`, `qup init --box ./debian-12.qcow2`
+    """
+    folder = globals_of(ctx).directory.absolute()
+    if not folder.is_dir():
+        raise ConfigError(f"the folder {folder} does not exist")
+    path = folder / QUPFILE
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder", hint="remove it first")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists already", hint="--force replaces it")
+    small = box == "tiny"
+    text = NEW_QUPFILE.format(
+        box=json.dumps(box), memory="256M" if small else "1G", disk="2G" if small else "20G"
+    )
+    write_atomic(path, text, mode=0o644)
+    typer.echo(f"wrote {path}; now 'qup up' starts the machine")
+
+
+@with_settings
+def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Overrides) -> None:
+    """Check the Qupfile: all its problems at once, each with its place and its mend.
+
+    Example: `qup validate`
+    """
+    context = globals_of(ctx).context()
+    config = load_config(context, overrides)
+    names = list(config.machines)
+    needs_trust = [f"{item.machine}: {item.key}" for item in untrusted(config)]
+    if as_json:
+        print_json({"valid": True, "machines": names, "needs_trust": needs_trust})
+        return
+    typer.echo(f"{context.project.qupfile} is fine: {', '.join(names)}")
+    if needs_trust:
+        typer.echo(f"it needs 'qup trust' for {', '.join(needs_trust)}")
+
+
+def schema(ctx: typer.Context) -> None:
+    """Print the Qupfile's JSON Schema, with what your plugins add, for editors.
+
+    Example: `qup schema > qupfile.schema.json`
+    """
+    from qup.plugins import Plugins
+    from qup.qupfile import schema as build_schema
+
+    del ctx
+    typer.echo(json.dumps(build_schema(Plugins()), indent=2))
+
+
+def trust(
+    ctx: typer.Context,
+    remove: Annotated[bool, typer.Option("--remove", help="Take it back.")] = False,
+) -> None:
+    """Allow this project's Qupfile, with exactly its present content, to run programs here.
+
+    Only Qupfiles with raw `qemu.args` or an unusual `qemu.program` need that. A change of the
+    Qupfile needs it anew.
+    """
+    from qup import trust as store
+
+    context = globals_of(ctx).context()
+    root = context.project.root
+    if remove:
+        store.distrust(root)
+        typer.echo(f"{root} is not trusted any more")
+        return
+    document = read(context.project)
+    try:
+        found = untrusted(load_config(context, Overrides()))
+    except QupError:
+        found = []
+    for item in found:
+        typer.echo(f"machine {item.machine}: {item.key} = {item.description}")
+    store.trust(root, document.digest)
+    typer.echo(f"{context.project.qupfile} is trusted as it is now")

@@ -1,0 +1,85 @@
+"""``qup logs``: what the guest's console, QEMU, ssh and qup said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qup.cli.common import Name, roster_of
+from qup.cli.main import globals_of
+from qup.errors import MachineError
+from qup.guest.readiness import clean_line
+from qup.paths import MachineFolder
+
+
+class Stream(StrEnum):
+    """The logs of a machine, by the name of their file."""
+
+    SERIAL = "serial"
+    QEMU = "qemu"
+    QUP = "qup"
+    SSH = "ssh"
+
+
+def logs(
+    ctx: typer.Context,
+    name: Name = None,
+    stream: Annotated[
+        Stream, typer.Option("--log", "-l", help="Which: the guest's console, QEMU's, qup's own.")
+    ] = Stream.SERIAL,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=0, help="Only so many of the last lines.")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="The bytes as they are, terminal escapes included.")
+    ] = False,
+) -> None:
+    """Print a machine's log: by default what the guest wrote to its serial console.
+
+    Examples: `qup logs`, `qup logs -f`, `qup logs web --log qemu`, `qup logs -n 20 --log qup`
+    """
+    context = globals_of(ctx).context()
+    folder = context.project.machine(roster_of(context).choose_one(name))
+    path = _find_log(folder, stream)
+    if follow:
+        _follow(path, 10 if lines is None else lines, raw=raw)
+        return
+    data = path.read_bytes()
+    if lines is not None:
+        data = b"".join(data.splitlines(keepends=True)[-lines:] if lines else [])
+    if raw:
+        sys.stdout.buffer.write(data)
+        return
+    for line in data.decode(errors="replace").splitlines():
+        typer.echo(clean_line(line))
+
+
+def _find_log(folder: MachineFolder, stream: Stream) -> Path:
+    path = folder.log(stream)
+    if not path.exists():
+        raise MachineError(
+            f"machine {folder.name} has no {stream} log yet", hint="'qup up' starts it"
+        )
+    return path
+
+
+def _follow(path: Path, lines: int, *, raw: bool) -> None:
+    """Let ``tail`` do it: it knows about files that are replaced."""
+    words = ["tail", "-n", str(lines), "-F", "--", str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tail:
+        assert tail.stdout is not None
+        try:
+            for line in tail.stdout:
+                if raw:
+                    sys.stdout.buffer.write(line)
+                    sys.stdout.buffer.flush()
+                else:
+                    typer.echo(clean_line(line.decode(errors="replace").rstrip("\r\n")))
+        finally:
+            tail.terminate()

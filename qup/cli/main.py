@@ -1,0 +1,247 @@
+"""The table of commands, and the one place where errors become words and exit codes.
+
+A command's module is imported when the command is run, so that ``qup ssh`` does not pay for
+what ``qup up`` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from qup.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, Interrupted, QupError
+
+if TYPE_CHECKING:
+    from qup.cli.common import Globals
+
+PIPE_EXIT_CODE = 141
+"""What a program ends with that SIGPIPE ended: 128 + 13."""
+
+
+class Entry(NamedTuple):
+    """Where a command is: a function or a ``typer.Typer`` in a module of :mod:`qup.cli`."""
+
+    module: str
+    attribute: str
+    hidden: bool = False
+    takes_words: bool = False
+
+
+COMMANDS = {
+    "up": Entry("up", "up"),
+    "down": Entry("stop", "down"),
+    "halt": Entry("stop", "down", hidden=True),
+    "reload": Entry("up", "reload"),
+    "destroy": Entry("stop", "destroy"),
+    "status": Entry("look", "status"),
+    "list": Entry("look", "list_machines"),
+    "ssh": Entry("ssh", "ssh", takes_words=True),
+    "ssh-config": Entry("ssh", "ssh_config"),
+    "logs": Entry("logs", "logs"),
+    "console": Entry("console", "console"),
+    "ip": Entry("look", "ip"),
+    "port": Entry("port", "app"),
+    "plan": Entry("config", "plan"),
+    "inspect": Entry("look", "inspect"),
+    "init": Entry("config", "init"),
+    "validate": Entry("config", "validate"),
+    "schema": Entry("config", "schema"),
+    "trust": Entry("config", "trust"),
+    "doctor": Entry("doctor", "doctor"),
+    "box": Entry("box", "app"),
+    "plugins": Entry("plugins", "app"),
+}
+"""All commands, in the order of ``qup --help``."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands that are imported when they are asked for; plugins' commands after our own."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  the interface's
+        return [*COMMANDS, *_plugin_commands()]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002  the interface's
+        if entry := COMMANDS.get(cmd_name):
+            module = importlib.import_module(f"qup.cli.{entry.module}")
+            target = getattr(module, entry.attribute)
+            cls = WordsCommand if entry.takes_words else TyperCommand
+            return _build(cmd_name, target, hidden=entry.hidden, cls=cls)
+        if command := _plugin_commands().get(cmd_name):
+            return _build(cmd_name, command.callback, summary=command.summary)
+        return None
+
+    def invoke(self, ctx: Any) -> Any:
+        # Ctrl-C must reach our boundary: the command-line library would make it exit code 1.
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
+class WordsCommand(TyperCommand):
+    """A command whose words are another program's: none but ``--help`` is ours, and ``--``
+    is left in its place.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] in (["--help"], ["-h"]):
+            return super().parse_args(ctx, args)
+        ctx.args = list(args)
+        return args
+
+
+def _build(
+    name: str,
+    target: Any,
+    *,
+    hidden: bool = False,
+    summary: str | None = None,
+    cls: type[TyperCommand] = TyperCommand,
+) -> Any:
+    if isinstance(target, typer.Typer):
+        command = get_command(target)
+    else:
+        app = typer.Typer(add_completion=False)
+        app.command(name, cls=cls, help=summary)(target)
+        command = get_command(app)
+    command.name = name
+    command.hidden = hidden
+    if summary and not command.help:
+        command.help = summary
+    return command
+
+
+def _plugin_commands() -> dict[str, Any]:
+    from qup.plugins import Plugins
+
+    return {name: item for name, item in Plugins().commands.items() if name not in COMMANDS}
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from qup import __version__
+
+        typer.echo(f"qup {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    directory: Annotated[
+        Path | None,
+        typer.Option("-C", metavar="DIR", help="Look for the Qupfile in DIR and above it."),
+    ] = None,
+    lock_timeout: Annotated[
+        float,
+        typer.Option(help="Seconds to wait for another qup that works on the same machine."),
+    ] = 60.0,
+    version: Annotated[  # noqa: ARG001  its callback does the work
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Virtual machines for a project, on QEMU: no daemon, no root.
+
+    `qup init` writes a Qupfile, `qup up` starts what it describes, `qup ssh` takes you in.
+    """
+    from qup.cli.common import Globals
+
+    ctx.obj = Globals(directory or Path(), lock_timeout)
+
+
+def run(argv: list[str]) -> int:
+    """Run a command line; returns the exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_EXIT_CODE
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _report(QupError(f"can't write the output: {exc.strerror}"), as_json=False)
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+    try:
+        app(args=argv, prog_name="qup")
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else 0
+    except QupError as exc:
+        return _report(exc, as_json=as_json)
+    except KeyboardInterrupt:
+        return _report(Interrupted(), as_json=as_json)
+    except BrokenPipeError:
+        raise
+    except Exception as exc:
+        return _report_bug(exc, argv)
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  signal's form
+    raise KeyboardInterrupt
+
+
+def _report(error: QupError, *, as_json: bool) -> int:
+    from qup.cli.common import print_error
+
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "error": error.to_dict()}))
+    if error.exit_code == INTERRUPTED_EXIT_CODE:
+        typer.echo("interrupted", err=True)
+    elif not as_json:
+        print_error(error)
+    return error.exit_code
+
+
+def _report_bug(error: Exception, argv: list[str]) -> int:
+    """A bug of ours: a short message, and a log to send."""
+    import platform
+    import tempfile
+
+    from qup import __version__
+
+    log = "\n".join(
+        [
+            f"qup {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"command: {argv}",
+            "".join(traceback.format_exception(error)),
+        ]
+    )
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="qup-bug-", suffix=".log", delete=False, errors="replace"
+    ) as file:
+        file.write(log)
+    typer.echo(f"this is a bug in qup: {type(error).__name__}: {error}", err=True)
+    typer.echo(f"please report it with this file: {file.name}", err=True)
+    return BUG_EXIT_CODE
+
+
+def globals_of(ctx: typer.Context) -> Globals:
+    """What was said before the command's name."""
+    found: Globals = ctx.find_root().obj
+    return found

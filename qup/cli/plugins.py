@@ -1,0 +1,44 @@
+"""``qup plugins``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from qup.cli.common import AsJson, print_json, print_table, printable
+from qup.plugins import Plugins
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plugins: what they bring.")
+
+
+@app.callback()
+def root() -> None:
+    """Plugins: what they bring, and which are broken."""
+
+
+@app.command("list")
+def list_plugins(as_json: AsJson = False) -> None:
+    """List all plugins with what they bring, and what is wrong with the broken ones.
+
+    Example: `qup plugins list`
+    """
+    plugins = Plugins()
+    plugins.collect_all()
+    if as_json:
+        print_json(
+            {
+                "plugins": [asdict(item) for item in plugins.plugins.values()],
+                "failures": [asdict(item) for item in plugins.failures],
+            }
+        )
+        return
+    broken = {failure.plugin for failure in plugins.failures}
+    rows = [
+        [item.name, "built in" if item.builtin else item.version,
+         "broken" if item.name in broken else "ok", ", ".join(item.brings) or "-"]
+        for item in plugins.plugins.values()
+    ]  # fmt: skip
+    print_table(["PLUGIN", "VERSION", "STATE", "BRINGS"], rows)
+    for failure in plugins.failures:
+        typer.secho(f"warning: {printable(str(failure))}", fg=typer.colors.YELLOW, err=True)

@@ -1,0 +1,119 @@
+"""``qup port``: which ports of this computer lead into a machine; more and fewer of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qup.cli.common import AsJson, Name, complete_machines, print_json, print_table, roster_of
+from qup.cli.main import globals_of
+from qup.errors import MachineError, UsageError
+from qup.model.network import SSH_PORT, Forward, parse_forward
+from qup.paths import RuntimeFolder
+from qup.qemu.qmp import Qmp
+from qup.runner.forwards import add_forward, list_forwards, remove_forward
+from qup.runner.observe import require_alive
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Ports of this computer that lead into a machine.",
+)
+
+Rule = Annotated[
+    str, typer.Argument(metavar="FORWARD", help="[address:]host:guest[/udp]; host 0 picks one.")
+]
+Machine = Annotated[
+    str | None,
+    typer.Option("--machine", "-m", help="The machine.", autocompletion=complete_machines),
+]
+
+
+@contextmanager
+def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
+    context = globals_of(ctx).context()
+    machine = roster_of(context).choose_one(name)
+    folder = context.project.machine(machine)
+    with context.lock(folder):
+        state = require_alive(folder)
+        assert state.launch is not None
+        runtime = RuntimeFolder(Path(state.launch.runtime))
+        with Qmp.connect(runtime.control, timeout=5.0) as monitor:
+            yield machine, monitor
+
+
+def _parse(text: str) -> Forward:
+    try:
+        return parse_forward(text)
+    except ValueError as exc:
+        raise UsageError(str(exc)) from None
+
+
+@app.command("list")
+def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
+    """List the ports that are open at this moment.
+
+    Example: `qup port list`
+    """
+    with _monitor(ctx, name) as (machine, monitor):
+        forwards = list_forwards(monitor)
+    if as_json:
+        print_json({"machine": machine, "forwards": [asdict(item) for item in forwards]})
+        return
+    rows = [
+        [f"{item.address}:{item.host}", f"{item.guest}/{item.protocol}",
+         "ssh" if item.guest == SSH_PORT else ""]
+        for item in forwards
+    ]  # fmt: skip
+    print_table(["HERE", "GUEST", ""], rows)
+
+
+@app.command()
+def add(
+    ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJson = False
+) -> None:
+    """Open a port of a running machine. It lasts until the machine stops; one in the Qupfile
+    is there at every start.
+
+    Examples: `qup port add 8080:80`, `qup port add 0:53/udp -m web`
+    """
+    wanted = _parse(forward)
+    with _monitor(ctx, machine) as (name, monitor):
+        opened = add_forward(monitor, wanted)
+    if as_json:
+        print_json({"machine": name, "forward": asdict(opened)})
+    else:
+        typer.echo(f"{opened.address}:{opened.host} leads to port {opened.guest} of {name}")
+
+
+@app.command()
+def rm(ctx: typer.Context, forward: Rule, machine: Machine = None) -> None:
+    """Close a port of a running machine again.
+
+    Example: `qup port rm 8080:80`
+    """
+    wanted = _parse(forward)
+    if wanted.guest == SSH_PORT and wanted.host == 0:
+        raise UsageError("qup's own forward for ssh can't be removed")
+    with _monitor(ctx, machine) as (name, monitor):
+        present = [item for item in list_forwards(monitor) if _matches(item, wanted)]
+        if not present:
+            raise MachineError(
+                f"machine {name} has no forward {wanted}", hint="'qup port list' shows them"
+            )
+        remove_forward(monitor, present[0])
+    typer.echo(f"{present[0]} is closed")
+
+
+def _matches(item: Forward, wanted: Forward) -> bool:
+    return (
+        item.protocol == wanted.protocol
+        and item.address == wanted.address
+        and item.guest == wanted.guest
+        and wanted.host in (0, item.host)
+    )

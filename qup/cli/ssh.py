@@ -1,0 +1,111 @@
+"""``qup ssh`` and ``qup ssh-config``. No Qupfile, no plan, no plugins on the way to ssh."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from qup.cli.common import Names, roster_of
+from qup.cli.main import globals_of
+from qup.errors import MachineError, UsageError
+from qup.guest import ssh as guest_ssh
+from qup.model.state import State
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder
+from qup.process import missing_program
+from qup.runner.observe import require_alive
+from qup.runner.roster import Roster
+
+WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
+"""Options of ssh that take a value (``ssh(1)``)."""
+
+
+def ssh(ctx: typer.Context) -> None:
+    """Open a shell in a machine, or run a command there.
+
+    Usage: `qup ssh [NAME] [ssh options] [-- COMMAND...]`
+
+    The command's input, output and exit code are its own. One word after `--` is given to
+    the guest's shell as it is; several arrive as they were typed, each as one word.
+
+    Examples: `qup ssh`, `qup ssh web -- uname -a`, `qup ssh -L 8080:localhost:80`,
+    `tar c . | qup ssh -- tar x`, `qup ssh -- 'echo $HOSTNAME | rev'`
+    """
+    context = globals_of(ctx).context()
+    name, options, remote = split_words(ctx.args, roster_of(context))
+    folder = context.project.machine(name)
+    state = require_alive(folder)
+    _replace_by_ssh(folder, state, options, remote)
+
+
+def split_words(words: Sequence[str], roster: Roster) -> tuple[str, list[str], list[str]]:
+    """Take a command line apart: machine, options for ssh, remote command.
+
+    Raises:
+        UsageError: there is no such machine, or it isn't clear which is meant.
+    """
+    rest = list(words)
+    remote: list[str] = []
+    if "--" in rest:
+        cut = rest.index("--")
+        rest, remote = rest[:cut], rest[cut + 1 :]
+    options: list[str] = []
+    names: list[str] = []
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("-") and word != "-":
+            options.append(word)
+            if len(word) == 2 and word[1] in WITH_VALUE and rest:
+                options.append(rest.pop(0))
+        elif names:
+            raise UsageError(
+                f"{word!r} comes after the machine's name",
+                hint=f"put the command behind '--': qup ssh {names[0]} -- {word} ...",
+            )
+        else:
+            names.append(word)
+    return roster.choose_one(names[0] if names else None), options, remote
+
+
+def _replace_by_ssh(
+    folder: MachineFolder, state: State, options: Sequence[str], remote: Sequence[str]
+) -> None:
+    """Become ssh. Its exit code is then ours, and nothing of qup stays in memory."""
+    assert state.launch is not None
+    runtime = RuntimeFolder(Path(state.launch.runtime))
+    keys = SshFolder(folder.ssh)
+    if not keys.config.exists():
+        raise MachineError(
+            f"machine {folder.name} is still starting", hint="'qup status' shows how far it is"
+        )
+    if not guest_ssh.master_is_open(runtime):
+        guest_ssh.spawn_master(keys, folder.name)
+    words = guest_ssh.command(keys, folder.name, options, remote)
+    try:
+        os.execvp(words[0], words)
+    except FileNotFoundError as exc:
+        raise missing_program("ssh") from exc
+
+
+def ssh_config(ctx: typer.Context, names: Names = None) -> None:
+    """Print configuration for ssh and everything built on it: scp, rsync, Ansible, editors.
+
+    Example: `qup ssh-config >> ~/.ssh/config`, then `scp file web:`
+    """
+    context = globals_of(ctx).context()
+    roster = roster_of(context)
+    blocks = []
+    for name in roster.choose(names or []):
+        folder = context.project.machine(name)
+        try:
+            require_alive(folder)
+        except MachineError:
+            if names:
+                raise
+            continue
+        blocks.append(SshFolder(folder.ssh).config.read_text())
+    if not blocks:
+        raise MachineError("no machine is running", hint="'qup up' starts them")
+    typer.echo("\n".join(blocks), nl=False)

@@ -1,0 +1,80 @@
+"""``qup down`` and ``qup destroy``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qup.cli.common import AsJson, Names, Quiet, for_each, roster_of
+from qup.cli.main import globals_of
+from qup.errors import UsageError
+from qup.runner import stop
+from qup.ui import open_interface
+
+
+def down(
+    ctx: typer.Context,
+    names: Names = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds the guest has for shutting down.")
+    ] = stop.GRACE,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shut machines down; their disks stay. A machine that is down already is fine.
+
+    The guest is asked by its power button, then by ssh; only then the power is cut.
+
+    Examples: `qup down`, `qup down web --timeout 10`, `qup down --force`
+    """
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        chosen = roster_of(context).choose(names or [])
+
+        def act(name: str) -> None:
+            ran = stop.down(context, context.project.machine(name), force=force, timeout=timeout)
+            if not ran:
+                context.tell(name, "is not running")
+
+        for_each(context, chosen, act)
+
+
+def destroy(
+    ctx: typer.Context,
+    names: Names = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Remove machines with their disks, in whatever state they are.
+
+    Boxes and the Qupfile stay: `qup up` makes the machines anew.
+
+    Examples: `qup destroy`, `qup destroy -y web db`
+    """
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        chosen = roster_of(context).choose(names or [])
+        existing = [name for name in chosen if context.project.machine(name).root.is_dir()]
+        if existing and not yes:
+            _confirm(existing)
+
+        def act(name: str) -> None:
+            if not stop.destroy(context, context.project.machine(name)):
+                context.tell(name, "does not exist")
+
+        for_each(context, chosen, act)
+
+
+def _confirm(names: list[str]) -> None:
+    import sys
+
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "destroy removes disks and there is no terminal to ask on", hint="add -y to go ahead"
+        )
+    typer.confirm(f"Remove {', '.join(names)} with all data?", abort=True, err=True)

@@ -1,0 +1,123 @@
+"""``qup up`` and ``qup reload``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qup.cli.common import AsJson, Names, Quiet, for_each
+from qup.cli.main import globals_of
+from qup.cli.settings import Overrides, load_config, require_trust, with_settings
+from qup.errors import QupError
+from qup.model.config import Config
+from qup.runner import stop
+from qup.runner.context import Context
+from qup.runner.roster import Member, Roster
+from qup.runner.up import UpOptions
+from qup.runner.up import up as run_up
+from qup.ui import open_interface
+
+TrustAccelerator = Annotated[
+    bool,
+    typer.Option(
+        "--trust-accelerator", help="Don't prove that the accelerator named in the Qupfile works."
+    ),
+]
+NoProvision = Annotated[bool, typer.Option("--no-provision", help="Don't run provisioning steps.")]
+
+
+@with_settings
+def up(
+    ctx: typer.Context,
+    names: Names = None,
+    trust_accelerator: TrustAccelerator = False,
+    no_provision: NoProvision = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Start machines and wait until ssh answers; make them first if they don't exist.
+
+    Without names: all machines but those with `autostart = false`. A machine that is up
+    already is fine: what has changed in the Qupfile is applied if that is possible while it
+    runs, and said if it is not.
+
+    Examples: `qup up`, `qup up web --memory 2G`, `qup up --set network.forward='["8080:80"]'`
+    """
+    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = _checked_config(context, overrides)
+        chosen = _roster(config).choose(names or [], default="autostart")
+        for_each(context, chosen, lambda name: _start(context, config, name, options))
+    if not as_json and not quiet:
+        _say_how_to_get_in(config, chosen)
+
+
+@with_settings
+def reload(
+    ctx: typer.Context,
+    names: Names = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
+    ] = False,
+    trust_accelerator: TrustAccelerator = False,
+    no_provision: NoProvision = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Shut machines down and start them again with the Qupfile as it is now.
+
+    Examples: `qup reload`, `qup reload web --force`
+    """
+    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = _checked_config(context, overrides)  # before anything is stopped
+        chosen = _roster(config).choose(names or [], default="autostart")
+
+        def act(name: str) -> None:
+            stop.down(context, context.project.machine(name), force=force)
+            _start(context, config, name, options)
+
+        for_each(context, chosen, act)
+
+
+def _checked_config(context: Context, overrides: Overrides) -> Config:
+    config = load_config(context, overrides)
+    require_trust(context.project, config)
+    return config
+
+
+def _roster(config: Config) -> Roster:
+    """The machines of a Qupfile that has been read as a whole."""
+    return Roster(
+        tuple(
+            Member(name, machine.settings.autostart, machine.settings.primary)
+            for name, machine in config.machines.items()
+        )
+    )
+
+
+def _start(context: Context, config: Config, name: str, options: UpOptions) -> None:
+    try:
+        changed = run_up(context, config.machines[name], options)
+    except QupError as exc:
+        exc.machine = exc.machine or name
+        raise
+    if not changed:
+        context.tell(name, "is up already")
+
+
+def _say_how_to_get_in(config: Config, chosen: list[str]) -> None:
+    for name in chosen:
+        forwards = getattr(config.machines[name].network, "forward", ())
+        word = "qup ssh" if len(config.machines) == 1 else f"qup ssh {name}"
+        line = f"{name} is ready: {word}"
+        if forwards:
+            line += f"   (ports: qup port list{'' if len(config.machines) == 1 else ' ' + name})"
+        typer.echo(line)

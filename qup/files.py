@@ -1,0 +1,58 @@
+"""Writing files so that a crash leaves the old content or the new one, never half of it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from qup.errors import HostError, QupError
+
+
+def explain_os_error(action: str, path: Path, exc: OSError) -> QupError:
+    """Turn an OSError into an error that says which file, why, and what to do."""
+    hint = None
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"free some space on the file system of {path.parent} ('df -h {path.parent}')"
+    elif exc.errno == errno.EROFS:
+        hint = "the file system is read-only; copy the project to one that can be written"
+    elif exc.errno in (errno.EACCES, errno.EPERM):
+        hint = "check who owns it ('ls -ld') and its permissions"
+    return HostError(f"can't {action} {path}: {exc.strerror or exc}", hint=hint)
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
+    """Replace a file's content: written aside, flushed to disk, then renamed into place.
+
+    Raises:
+        HostError: the file can't be written; the old content is still there.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+        sync_folder(path.parent)
+    except OSError as exc:
+        raise explain_os_error("write", path, exc) from exc
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to disk, where the system allows that."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

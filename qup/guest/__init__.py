@@ -1,0 +1,1 @@
+"""Talking to a guest: the seed it reads, its keys, ssh, readiness."""

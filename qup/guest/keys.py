@@ -1,0 +1,56 @@
+"""ssh keys: one pair for the user and one for the host, both the machine's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup.files import write_atomic
+from qup.paths import SshFolder
+
+
+@dataclass(frozen=True)
+class KeyPair:
+    """An Ed25519 key in OpenSSH's formats (PROTOCOL.key; RFC 8709)."""
+
+    private: str
+    public: str
+
+
+def make_key_pair(comment: str) -> KeyPair:
+    """A new key pair; the comment ends the public line."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return KeyPair(private.decode(), f"{public.decode()} {comment}")
+
+
+def ensure_keys(folder: SshFolder, machine: str) -> tuple[KeyPair, KeyPair]:
+    """The machine's user key and host key, made at the first call."""
+    return (
+        _ensure(folder.key, f"qup:{machine}"),
+        _ensure(folder.host_key, f"qup-host:{machine}"),
+    )
+
+
+def _ensure(path: Path, comment: str) -> KeyPair:
+    public = path.with_name(path.name + ".pub")
+    try:
+        return KeyPair(path.read_text(), public.read_text().strip())
+    except FileNotFoundError:
+        pair = make_key_pair(comment)
+        # The public half goes first: a private half without it would never be completed.
+        write_atomic(public, pair.public + "\n", mode=0o644)
+        write_atomic(path, pair.private)
+        os.chmod(path, 0o600)
+        return pair

@@ -1,0 +1,99 @@
+"""The hooks. Their docstrings are the reference page ``docs/reference/hooks.md``.
+
+There are three kinds. *Registrations* take nothing, touch nothing, and return typed objects
+with a ``name``; a name given twice is an error that says which plugins gave it. *Contributions*
+are pure functions that add to a plan. *Observations* are told what happens; what they raise is
+logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from qup.api import (
+        Accelerator,
+        BoxSource,
+        Check,
+        Command,
+        Event,
+        ExtraArguments,
+        Host,
+        MachineConfig,
+        NetworkMode,
+        Plan,
+        Provisioner,
+    )
+
+hookspec = pluggy.HookspecMarker("qup")
+
+
+@hookspec
+def qup_network_modes() -> Iterable[NetworkMode]:  # type: ignore[empty-body]
+    """Register ways to connect a machine: values of ``network.mode``.
+
+    Called when a Qupfile is loaded. Built in: ``user``.
+    """
+
+
+@hookspec
+def qup_accelerators() -> Iterable[Accelerator]:  # type: ignore[empty-body]
+    """Register ways to run a guest's instructions: values of ``qemu.accelerator``.
+
+    Called when a plan is made and by ``doctor``. Built in: ``kvm``, ``hvf``, ``whpx``, ``tcg``.
+    """
+
+
+@hookspec
+def qup_box_sources() -> Iterable[BoxSource]:  # type: ignore[empty-body]
+    """Register where boxes come from.
+
+    Called when a box is looked up. Built in: ``tiny`` (made from the host's own packages) and
+    ``image`` (a disk image's path).
+    """
+
+
+@hookspec
+def qup_provisioners() -> Iterable[Provisioner]:  # type: ignore[empty-body]
+    """Register ways to set a guest up: keys of ``[[machine.provision]]``.
+
+    Called when a Qupfile is loaded. Built in: ``shell``.
+    """
+
+
+@hookspec
+def qup_commands() -> Iterable[Command]:  # type: ignore[empty-body]
+    """Register commands of ``qup``.
+
+    Called for ``qup --help`` and for a word that isn't a command of qup's own. A command can't
+    take the name of a built-in one.
+    """
+
+
+@hookspec
+def qup_checks() -> Iterable[Check]:  # type: ignore[empty-body]
+    """Register things for ``qup doctor`` to look at.
+
+    A check that raises is reported as a warning that names its plugin.
+    """
+
+
+@hookspec
+def qup_amend_plan(config: MachineConfig, host: Host, plan: Plan) -> ExtraArguments | None:
+    """Contribute words to QEMU's command line.
+
+    Called once for every plan, after everything else is settled. Pure: it must give the same
+    answer for the same arguments. Return None to add nothing. ``origin`` of the answer is
+    replaced by the plugin's name.
+    """
+
+
+@hookspec
+def qup_event(event: Event) -> None:
+    """Be told what happens to machines: phases, messages, the end of a verb.
+
+    May do anything that doesn't take long; an exception is logged with the plugin's name.
+    """

@@ -1,0 +1,1 @@
+"""What qup knows, as frozen data: no module in here does any I/O."""

@@ -1,0 +1,65 @@
+"""Boxes: what a machine boots from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class BoxSpec:
+    """What is known about a box before any of its files is here.
+
+    Attributes:
+        name: the name or reference the Qupfile uses.
+        source: the box source that provides it.
+        arch: QEMU's word for the guest's processor, such as ``x86_64``.
+        version: the source's own version.
+        key: what the box is made from, as a short digest; a finished box with the same key
+            is used as it is.
+        user: the account that qup's key is given to unless the Qupfile names one.
+        cmdline: the kernel's command line when the box brings a kernel.
+        disk: whether the box has a base disk (``disk.qcow2``).
+        kernel: whether it boots by ``kernel`` and ``initrd`` instead of from the disk.
+    """
+
+    name: str
+    source: str
+    arch: str
+    version: str
+    key: str
+    user: str = "qup"
+    cmdline: str = ""
+    disk: bool = True
+    kernel: bool = True
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """One file of a box: its size in bytes and its SHA-256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A finished box in the cache.
+
+    Attributes:
+        spec: what it was made from.
+        digest: SHA-256 over the digests of its files; names its folder.
+        files: the files by name.
+        details: what the source wants to be remembered (package versions and the like).
+        created: when, in ISO 8601, UTC.
+    """
+
+    spec: BoxSpec
+    digest: str
+    files: dict[str, BoxFile]
+    details: dict[str, object] = field(default_factory=dict)
+    created: str = ""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.size for file in self.files.values())

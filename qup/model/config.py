@@ -1,0 +1,261 @@
+"""The Qupfile's schema, and the configuration that comes out of it.
+
+pydantic gives validation and the JSON Schema; finding the file, merging its layers and
+placing every problem at its line is :mod:`qup.qupfile`'s work. Loaded only where a Qupfile
+is: never on the way to ``status`` or ``ssh``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from qup.model import units
+
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+_WORD = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
+_FEATURE = r"[+-]?[A-Za-z0-9][A-Za-z0-9._-]*(?:=[A-Za-z0-9._-]+)?"
+_RESERVED = r"con|prn|aux|nul|com[0-9]|lpt[0-9]|localhost"
+
+MACHINE_NAME = re.compile(rf"(?!(?:{_RESERVED})\Z)[a-z0-9](?:[a-z0-9-]{{0,61}}[a-z0-9])?", re.ASCII)
+"""A machine's name is a host name label (RFC 1123) in lower case, and a folder's name: what
+Windows keeps for devices is not allowed, nor is the name that leads back to the guest."""
+
+HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
+USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+QEMU_WORD = re.compile(rf"(?!help\Z){_WORD}", re.ASCII)
+QEMU_CPU = re.compile(rf"(?!(?:.*,)?help(?:,|\Z)){_WORD}(?:,{_FEATURE})*", re.ASCII)
+"""A model and its features. ``help`` would make QEMU print a list and end."""
+
+MAX_MEMORY = 4 * units.TIB
+MAX_DISK = 64 * units.TIB
+MAX_CPUS = 1024
+
+_SIZE_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGT](i?B)?|B)?$"},
+        {"type": "integer", "minimum": 1},
+    ],
+    "examples": ["512M", "2G", 1024],
+}
+_DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?(ms|s|m|h)?$"},
+        {"type": "number", "exclusiveMinimum": 0},
+    ],
+    "examples": ["90s", "5m"],
+}
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, str) and not pattern.fullmatch(value):
+            raise ValueError(f"{units.shorten(value)} is not {what}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _memory(value: object) -> int:
+    return units.parse_size(value, low=16 * units.MIB, high=MAX_MEMORY)
+
+
+def _disk(value: object) -> int:
+    return units.parse_size(value, low=units.MIB, high=MAX_DISK)
+
+
+Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_SIZE_SCHEMA)]
+DiskSize = Annotated[int, BeforeValidator(_disk), WithJsonSchema(_SIZE_SCHEMA)]
+Duration = Annotated[float, BeforeValidator(units.parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
+Hostname = Annotated[str, _matching(HOSTNAME, "a host name (letters, digits, hyphens, dots)")]
+User = Annotated[str, _matching(USER, "a user name (lower case letters, digits, _ and -)")]
+QemuWord = Annotated[str, _matching(QEMU_WORD, "a plain word that QEMU knows")]
+QemuCpu = Annotated[str, _matching(QEMU_CPU, "a CPU model with features, such as max,-svm")]
+
+
+class Settings(BaseModel):
+    """Base of every table: strict types, kebab-case keys, nothing unknown, frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _make_tuples(cls, data: Any) -> Any:
+        """TOML's lists are lists, and what is frozen holds tuples."""
+        if not isinstance(data, dict):
+            return data
+        tuples = {
+            key
+            for name, field in cls.model_fields.items()
+            if _holds_tuple(field.annotation)
+            for key in (name, field.alias)
+        }
+        return {
+            key: tuple(value) if key in tuples and isinstance(value, list) else value
+            for key, value in data.items()
+        }
+
+
+def _holds_tuple(annotation: Any) -> bool:
+    return get_origin(annotation) is tuple or any(map(_holds_tuple, get_args(annotation)))
+
+
+class SshSettings(Settings):
+    """``[machine.ssh]``"""
+
+    user: User | None = Field(
+        default=None, description="Account to log in as. Default: the box's own."
+    )
+
+
+class NetworkSettings(Settings):
+    """``[machine.network]``: ``mode``, and the options of that mode."""
+
+    model_config = ConfigDict(extra="allow")
+
+    mode: str = Field(default="user", description="A network mode that a plugin brings.")
+
+
+class QemuSettings(Settings):
+    """``[machine.qemu]``"""
+
+    program: str = Field(
+        default="qemu-system-x86_64",
+        min_length=1,
+        description="QEMU to start. A path, or a name other than qemu-system-*, needs 'qup trust'.",
+    )
+    accelerator: QemuWord = Field(
+        default="auto",
+        description="auto (the best that is proved to work), kvm, hvf, whpx, tcg, or a plugin's.",
+    )
+    machine: QemuWord = Field(default="q35", description="QEMU's machine type.")
+    cpu: QemuCpu = Field(default="auto", description="CPU model; auto: as the accelerator says.")
+    args: tuple[str, ...] = Field(
+        default=(),
+        description="Words appended to QEMU's command line as they are. Needs 'qup trust'.",
+    )
+
+
+class MachineSettings(Settings):
+    """``[machine]`` and ``[machines.<name>]``"""
+
+    box: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        default="tiny", description="What the machine boots from: 'tiny', or a disk image's path."
+    )
+    cpus: int = Field(default=1, ge=1, le=MAX_CPUS, description="Number of virtual CPUs.")
+    memory: Memory = Field(
+        default=1024 * units.MIB,
+        description='Memory: "512M", "2G", or a whole number of MiB.',
+        json_schema_extra={"default": "1G"},
+    )
+    disk: DiskSize = Field(
+        default=20 * units.GIB,
+        description="Virtual size of the disk; it takes up only what is written.",
+        json_schema_extra={"default": "20G"},
+    )
+    hostname: Hostname | None = Field(
+        default=None, description="The guest's name. Default: the machine's name."
+    )
+    boot_timeout: Duration = Field(
+        default=300.0,
+        description="How long the guest may take until ssh answers.",
+        json_schema_extra={"default": "5m"},
+    )
+    autostart: bool = Field(
+        default=True, description="Whether 'qup up' without names starts this machine."
+    )
+    primary: bool = Field(
+        default=False, description="The machine that 'qup ssh' enters when none is named."
+    )
+    user_data: str | None = Field(
+        default=None,
+        max_length=512 * 1024,
+        description="A '#!' script or '#cloud-config' for the guest's first boot.",
+    )
+    ssh: SshSettings = Field(
+        default_factory=SshSettings, description="How qup logs in to the guest."
+    )
+    network: NetworkSettings = Field(
+        default_factory=NetworkSettings, description="How the machine is connected."
+    )
+    qemu: QemuSettings = Field(
+        default_factory=QemuSettings, description="How QEMU runs the machine."
+    )
+    provision: tuple[dict[str, Any], ...] = Field(
+        default=(),
+        description="Steps to run in the guest, each {<provisioner> = options}.",
+    )
+
+
+@dataclass(frozen=True)
+class ProvisionerUse:
+    """One ``[[machine.provision]]`` whose options its provisioner has accepted."""
+
+    name: str
+    options: BaseModel
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Everything asked of one machine, validated.
+
+    Attributes:
+        name: the machine's name.
+        settings: the merged settings.
+        network: the options that the network mode made of its table.
+        provision: the steps, in order.
+    """
+
+    name: str
+    settings: MachineSettings
+    network: BaseModel
+    provision: tuple[ProvisionerUse, ...] = ()
+
+    @property
+    def hostname(self) -> str:
+        return self.settings.hostname or self.name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value came from.
+
+    Attributes:
+        layer: ``default``, ``Qupfile``, ``environment`` or ``command line``.
+        where: ``Qupfile:3:1``, ``QUP_MEMORY`` or ``--memory``; empty for defaults.
+    """
+
+    layer: str
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole Qupfile, with the environment and the command line applied.
+
+    Attributes:
+        machines: by name, in the order of the Qupfile.
+        origins: per machine and dotted key (``qemu.cpu``), where the value came from.
+        digest: SHA-256 of the Qupfile's bytes; what ``qup trust`` remembers.
+    """
+
+    machines: dict[str, MachineConfig]
+    origins: dict[str, dict[str, Origin]]
+    digest: str

@@ -1,0 +1,147 @@
+"""The plan: everything that a start will do, as data.
+
+A plan names no path of this host: files are named by their role, and the layout of a launch
+(:class:`qup.qemu.argv.Layout`) says where they are. So a plan can be printed, compared,
+stored and carried to another host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from qup.model.box import BoxSpec
+from qup.model.network import HostAction, NicPlan
+
+PLAN_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a machine is, from its first ``up`` to its ``destroy``.
+
+    Attributes:
+        id: 12 hexadecimal digits, random; names the folder of its sockets.
+        uuid: the SMBIOS UUID the guest sees, and what QMP answers to ``query-uuid``.
+        name: its name in the Qupfile.
+    """
+
+    id: str
+    uuid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class AcceleratorPlan:
+    """What an accelerator puts into the plan.
+
+    Attributes:
+        name: the accelerator's name in the Qupfile.
+        properties: properties of QEMU's ``-accel``; ``accel`` is QEMU's own name for it.
+        cpu: the ``-cpu`` for ``cpu = "auto"``.
+    """
+
+    name: str
+    properties: dict[str, str]
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of the machine.
+
+    Attributes:
+        role: ``disk`` (writable overlay over the box's base) or ``seed``.
+        serial: what the guest finds it by.
+        format: ``qcow2`` or ``raw``.
+        size: virtual size in bytes; None for as large as the file.
+        read_only: the guest can't write to it.
+    """
+
+    role: str
+    serial: str
+    format: str
+    size: int | None = None
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A network card and what it is connected to."""
+
+    mode: str
+    mac: str
+    plan: NicPlan
+
+
+@dataclass(frozen=True)
+class SeedPlan:
+    """What the guest is told at its first boot; secrets are added when the seed is made.
+
+    Attributes:
+        instance_id: changes only when the machine is a new one.
+        hostname: the guest's name.
+        user: the account that gets qup's key.
+        user_data: a script or ``#cloud-config`` of the user's own, or None.
+    """
+
+    instance_id: str
+    hostname: str
+    user: str
+    user_data: str | None = None
+
+
+@dataclass(frozen=True)
+class ProvisionStep:
+    """One provisioner to run: its name, its options, and a digest of both and their inputs."""
+
+    provisioner: str
+    options: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class ExtraArguments:
+    """Raw words for QEMU, and who wants them: ``qemu.args`` or a plugin's name."""
+
+    words: tuple[str, ...]
+    origin: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about one machine's start. Sizes in bytes unless the name says otherwise."""
+
+    identity: Identity
+    box: BoxSpec
+    box_digest: str | None
+    program: str
+    machine_type: str
+    accelerator: AcceleratorPlan
+    cpu: str
+    cpus: int
+    memory_mib: int
+    disks: tuple[Disk, ...]
+    nics: tuple[Nic, ...]
+    seed: SeedPlan
+    boot_timeout: float
+    provision: tuple[ProvisionStep, ...] = ()
+    extra: tuple[ExtraArguments, ...] = ()
+    schema: int = PLAN_SCHEMA
+
+    @property
+    def actions(self) -> tuple[HostAction, ...]:
+        """What the network modes want done on the host before the start."""
+        return tuple(action for nic in self.nics for action in nic.plan.actions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as ``qup plan --json`` prints it."""
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """SHA-256 over everything that a running machine can't change without a restart."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,86 @@
+"""What qup remembers of a machine. Whether it runs is never written down: QEMU is asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+STATE_SCHEMA = 1
+
+_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The newest start of QEMU.
+
+    Attributes:
+        boot_id: the host's boot it happened in.
+        started: when, in ISO 8601, UTC.
+        plan: digest of the plan that was carried out.
+        runtime: the folder of the sockets.
+        ssh_address: where ssh finds the guest, once known.
+        ssh_port: the port there.
+        ready: ssh answered with the right host key.
+    """
+
+    boot_id: str
+    started: str
+    plan: str
+    runtime: str
+    ssh_address: str | None = None
+    ssh_port: int | None = None
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """A machine's identity, what it is made of, and its newest start.
+
+    Attributes:
+        id: names the folder of its sockets; see :class:`qup.model.plan.Identity`.
+        uuid: the SMBIOS UUID.
+        name: the machine's name.
+        project: the folder it was last started in.
+        created: when, in ISO 8601, UTC.
+        box: the box's name in the Qupfile.
+        box_digest: the box its disk is an overlay of.
+        user: the account that ssh uses.
+        launch: the newest start, or None before the first and after a clean stop.
+        provisioned: digests of the provisioning steps that succeeded.
+    """
+
+    id: str
+    uuid: str
+    name: str
+    project: str
+    created: str
+    box: str
+    box_digest: str
+    user: str
+    launch: Launch | None = None
+    provisioned: tuple[str, ...] = ()
+
+    def with_launch(self, launch: Launch | None) -> State:
+        return replace(self, launch=launch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as ``state.json`` holds it."""
+        return {"schema": STATE_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> State:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            KeyError, TypeError: the data isn't a state.
+        """
+        known = {key: value for key, value in data.items() if key != "schema"}
+        if known.get("launch") is not None:
+            known["launch"] = Launch(**known["launch"])
+        known["provisioned"] = tuple(known["provisioned"])
+        state = cls(**known)
+        if not _ID.fullmatch(state.id) or not isinstance(state.uuid, str):
+            raise TypeError("not an identity")
+        return state

@@ -1,0 +1,294 @@
+"""Every file and folder name that qup uses, once.
+
+A project holds everything that belongs to its machines in ``.qup/``; sockets live in the
+user's runtime folder because the kernel allows them fewer than 108 bytes of path
+(``unix(7)``); boxes are shared by all projects of a user in the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup.errors import ConfigError, HostError
+
+QUPFILE = "Qupfile"
+LOCKFILE = "qup.lock"
+STATE_FOLDER = ".qup"
+SOCKET_PATH_LIMIT = 107
+"""Bytes of a unix socket's path, without the final NUL (``unix(7)``)."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with a Qupfile."""
+
+    root: Path
+
+    @property
+    def qupfile(self) -> Path:
+        return self.root / QUPFILE
+
+    @property
+    def state(self) -> Path:
+        return self.root / STATE_FOLDER
+
+    @property
+    def machines(self) -> Path:
+        return self.state / "machines"
+
+    def machine(self, name: str) -> MachineFolder:
+        return MachineFolder(self.machines / name)
+
+
+@dataclass(frozen=True)
+class MachineFolder:
+    """What a project keeps of one machine: ``.qup/machines/<name>/``."""
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one qup that changes the machine."""
+        return self.root / "lock"
+
+    @property
+    def alive(self) -> Path:
+        """Held by QEMU for its whole life, from before its first instruction."""
+        return self.root / "alive.lock"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.root / "qemu.pid"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "state.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def disk(self) -> Path:
+        return self.root / "disk.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        return self.root / "seed.iso"
+
+    @property
+    def ssh(self) -> Path:
+        return self.root / "ssh"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    def log(self, stream: str) -> Path:
+        """The log of ``qup``, ``qemu`` or ``serial``."""
+        return self.logs / f"{stream}.log"
+
+
+@dataclass(frozen=True)
+class SshFolder:
+    """Keys and configuration for reaching one guest: ``.qup/machines/<name>/ssh/``."""
+
+    root: Path
+
+    @property
+    def key(self) -> Path:
+        return self.root / "key"
+
+    @property
+    def host_key(self) -> Path:
+        return self.root / "host_key"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.root / "known_hosts"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config"
+
+
+@dataclass(frozen=True)
+class RuntimeFolder:
+    """Sockets of one machine, and a link to its ssh folder that is safe to name anywhere."""
+
+    root: Path
+
+    @property
+    def control(self) -> Path:
+        """QMP for short commands."""
+        return self.root / "qmp"
+
+    @property
+    def events(self) -> Path:
+        """QMP for the one who watches a start or a stop."""
+        return self.root / "events"
+
+    @property
+    def console(self) -> Path:
+        return self.root / "console"
+
+    @property
+    def ssh_master(self) -> Path:
+        return self.root / "ssh.sock"
+
+    @property
+    def ssh(self) -> Path:
+        """A link to the machine's ssh folder: its path has no character that ssh_config minds."""
+        return self.root / "ssh"
+
+    def remove(self) -> None:
+        """Remove the sockets, the link and the folder, and nothing that qup didn't put there."""
+        for path in (self.control, self.events, self.console, self.ssh_master, self.ssh):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            self.root.rmdir()
+
+
+def _is_folder_of_ours(path: Path) -> bool:
+    info = path.lstat()
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid()
+
+
+def runtime_root() -> Path:
+    """The folder for sockets: ``$QUP_RUNTIME_DIR``, ``$XDG_RUNTIME_DIR/qup`` or one in the
+    temporary folder that only this user can enter.
+
+    Raises:
+        HostError: the folder belongs to somebody else, or its path is too long for sockets.
+    """
+    named = os.environ.get("QUP_RUNTIME_DIR")
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    fallback = Path(tempfile.gettempdir()) / f"qup-{os.getuid()}"
+    if named:
+        root = Path(named).absolute()
+    elif base and os.path.isdir(base) and os.access(base, os.W_OK):
+        root = Path(base).absolute() / "qup"
+    else:
+        root = fallback
+    if len(os.fsencode(root / ("x" * 12) / "ssh.sock.1234567890123456")) > SOCKET_PATH_LIMIT:
+        if named or root == fallback:
+            raise HostError(
+                f"the runtime folder's path is too long for sockets: {root}",
+                hint="set QUP_RUNTIME_DIR to a shorter path",
+            )
+        root = fallback
+    return root
+
+
+def runtime_folder(machine_id: str) -> RuntimeFolder:
+    """Where a machine's sockets are; nothing is created."""
+    return RuntimeFolder(runtime_root() / machine_id)
+
+
+def make_private(path: Path) -> Path:
+    """Create a folder that only this user can enter, with its parents.
+
+    Raises:
+        HostError: it can't be made, or something that isn't ours is in its place.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_folder_of_ours(path):
+            raise HostError(
+                f"{path} belongs to somebody else or is no folder",
+                hint="set QUP_RUNTIME_DIR to a folder of your own"
+                if path.is_relative_to(runtime_root())
+                else None,
+            )
+        path.chmod(0o700)
+    except OSError as exc:
+        raise HostError(f"can't create {path}: {exc.strerror}") from exc
+    return path
+
+
+def _user_folder(kind: str, override: str) -> Path:
+    if named := os.environ.get(override):
+        return Path(named).absolute()
+    import platformdirs  # 20 ms that most commands don't need
+
+    match kind:
+        case "cache":
+            return platformdirs.user_cache_path("qup", appauthor=False)
+        case "state":
+            return platformdirs.user_state_path("qup", appauthor=False)
+        case _:
+            return platformdirs.user_config_path("qup", appauthor=False)
+
+
+def cache_root() -> Path:
+    """Boxes and what was learned about this computer; can be deleted at any time."""
+    return _user_folder("cache", "QUP_CACHE_DIR")
+
+
+def state_root() -> Path:
+    """The index of this user's machines; losing it loses nothing."""
+    return _user_folder("state", "QUP_STATE_DIR")
+
+
+def config_root() -> Path:
+    """What the user said once for all projects: trust."""
+    return _user_folder("config", "QUP_CONFIG_DIR")
+
+
+def boxes_root() -> Path:
+    return cache_root() / "boxes"
+
+
+def index_root() -> Path:
+    return state_root() / "machines"
+
+
+def undo_root() -> Path:
+    return state_root() / "undo"
+
+
+def trust_file() -> Path:
+    return config_root() / "trust.json"
+
+
+def find_project(start: Path) -> Project:
+    """Walk up from a folder to the one with a Qupfile.
+
+    Raises:
+        ConfigError: there is none, or it belongs to another user (as git refuses a
+            repository that isn't yours), unless ``QUP_ALLOW_FOREIGN`` is set.
+    """
+    start = start.absolute()
+    if not start.is_dir():
+        raise ConfigError(f"the folder {start} does not exist")
+    for folder in (start, *start.parents):
+        qupfile = folder / QUPFILE
+        if os.path.lexists(qupfile):
+            _refuse_foreign(qupfile)
+            return Project(folder)
+    raise ConfigError(
+        f"no {QUPFILE} in {start} or a folder above it",
+        hint="'qup init' writes one; -C DIR looks elsewhere",
+    )
+
+
+def _refuse_foreign(qupfile: Path) -> None:
+    owner = qupfile.lstat().st_uid
+    mine = {os.getuid(), 0}
+    if os.getuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal():
+        mine.add(int(os.environ["SUDO_UID"]))
+    if owner not in mine and os.getuid() != 0 and not os.environ.get("QUP_ALLOW_FOREIGN"):
+        raise ConfigError(
+            f"{qupfile} belongs to another user (uid {owner})",
+            hint="copy the project, or set QUP_ALLOW_FOREIGN=1 if you trust its owner",
+        )

@@ -1,0 +1,138 @@
+"""(configuration, facts, contributions, identity) -> plan. Pure: no I/O, golden-file tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qup.model.box import BoxSpec
+from qup.model.config import MachineConfig
+from qup.model.network import Forward, NicPlan, NicRequest, make_mac
+from qup.model.plan import (
+    AcceleratorPlan,
+    Disk,
+    ExtraArguments,
+    Identity,
+    Nic,
+    Plan,
+    ProvisionStep,
+    SeedPlan,
+)
+from qup.model.units import MIB, format_size
+
+DISK_SERIAL = "qup-disk"
+SEED_SERIAL = "qup-seed"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan depends on besides the configuration.
+
+    Attributes:
+        machine_type: QEMU's versioned machine type, such as ``pc-q35-7.2``.
+        accelerator: what the chosen accelerator puts into the plan.
+        box: the box.
+        box_digest: the digest of the box's content, when it is here already.
+        provision: the steps with their digests.
+    """
+
+    machine_type: str
+    accelerator: AcceleratorPlan
+    box: BoxSpec
+    box_digest: str | None
+    provision: tuple[ProvisionStep, ...] = ()
+
+
+def plan_machine(
+    config: MachineConfig,
+    facts: Facts,
+    identity: Identity,
+    plan_nic: Callable[[NicRequest], NicPlan],
+) -> Plan:
+    """Plan one machine.
+
+    Args:
+        config: what was asked.
+        facts: what the plan depends on besides.
+        identity: who the machine is.
+        plan_nic: the network mode's plan with the machine's options bound to it.
+    """
+    settings = config.settings
+    mac = make_mac(identity.id, 0)
+    nic = plan_nic(NicRequest(config.name, config.hostname, 0, mac))
+    return Plan(
+        identity=identity,
+        box=facts.box,
+        box_digest=facts.box_digest,
+        program=settings.qemu.program,
+        machine_type=facts.machine_type,
+        accelerator=facts.accelerator,
+        cpu=facts.accelerator.cpu if settings.qemu.cpu == AUTO else settings.qemu.cpu,
+        cpus=settings.cpus,
+        memory_mib=settings.memory // MIB,
+        disks=(
+            Disk("disk", DISK_SERIAL, "qcow2", size=settings.disk),
+            Disk("seed", SEED_SERIAL, "raw", read_only=True),
+        ),
+        nics=(Nic(settings.network.mode, mac, nic),),
+        seed=SeedPlan(
+            instance_id=identity.uuid,
+            hostname=config.hostname,
+            user=settings.ssh.user or facts.box.user,
+            user_data=settings.user_data,
+        ),
+        boot_timeout=settings.boot_timeout,
+        provision=facts.provision,
+        extra=(ExtraArguments(settings.qemu.args, "qemu.args"),) if settings.qemu.args else (),
+    )
+
+
+def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:
+    """The plan with what plugins contribute."""
+    return replace(plan, extra=(*plan.extra, *extra))
+
+
+def arch_of(program: str) -> str:
+    """The guest's processor, by the name of a QEMU program: ``qemu-system-<arch>``."""
+    name = program.rsplit("/", 1)[-1]
+    return name.removeprefix("qemu-system-") if name.startswith("qemu-system-") else "x86_64"
+
+
+def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two plans of a machine, in the words of the Qupfile.
+
+    Args:
+        old: the plan that was carried out, as :meth:`Plan.to_dict` gives it.
+        new: the plan for now, in the same form.
+    """
+    before, after = _in_words(old), _in_words(new)
+    return [
+        f"{key}: {before.get(key)} -> {value}"
+        for key, value in after.items()
+        if before.get(key) != value
+    ]
+
+
+def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
+    try:
+        nic = plan["nics"][0]
+        forwards = [Forward(**item) for item in nic["plan"]["forwards"]]
+        return {
+            "cpus": str(plan["cpus"]),
+            "memory": f"{plan['memory_mib']}M",
+            "disk": format_size(plan["disks"][0]["size"]),
+            "hostname": plan["seed"]["hostname"],
+            "ssh.user": plan["seed"]["user"],
+            "network.mode": nic["mode"],
+            "network": ", ".join(f"{key}={value}" for key, value in nic["plan"]["netdev"].items()),
+            "network.forward": ", ".join(str(item) for item in forwards) or "none",
+            "qemu.program": plan["program"],
+            "qemu.machine": plan["machine_type"],
+            "qemu.accelerator": plan["accelerator"]["name"],
+            "qemu.cpu": plan["cpu"],
+            "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
+        }
+    except (KeyError, TypeError, IndexError):  # written by another version of qup
+        return {}

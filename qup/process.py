@@ -1,0 +1,120 @@
+"""The one door through which qup starts other programs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup.errors import HostError
+
+TIMEOUT = 30.0
+"""Seconds that a short-lived helper program may take unless the caller says otherwise."""
+
+PACKAGES = {
+    "qemu-img": "qemu-utils",
+    "ssh": "openssh-client",
+    "dpkg-deb": "dpkg",
+    "apt-get": "apt",
+    "mke2fs": "e2fsprogs",
+}
+"""Debian's package for a program, where the names differ."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished program left behind; ``code`` is negative after a signal."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def outcome(self) -> str:
+        """``exit code 1``, ``killed by SIGSEGV`` and so on."""
+        return describe_exit(self.code)
+
+
+def describe_exit(code: int) -> str:
+    """Name a return code as :mod:`subprocess` gives it."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def quote(argv: Sequence[str | os.PathLike[str]]) -> str:
+    """A command line that a person can paste into a shell."""
+    return shlex.join(os.fspath(word) for word in argv)
+
+
+def missing_program(name: str) -> HostError:
+    """The error for a program that isn't on this computer."""
+    package = PACKAGES.get(name, name)
+    return HostError(
+        f"the program {name!r} was not found",
+        hint=f"install it: 'qup doctor --fix', or on Debian and Ubuntu 'apt install {package}'",
+    )
+
+
+def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    check: bool = True,
+    input: str | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float | None = TIMEOUT,
+) -> Result:
+    """Run a program to its end, with its output captured as text.
+
+    Args:
+        argv: the words of the command; no shell is involved.
+        check: raise when the program doesn't end with 0.
+        input: text for its standard input, which is empty otherwise.
+        cwd: the folder to run in.
+        env: variables added to the environment.
+        timeout: seconds until the program is killed; None waits for ever.
+
+    Raises:
+        HostError: it is missing, may not be executed, ran too long, or (with check) failed.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    try:
+        done = subprocess.run(
+            words,
+            input=input if input is not None else "",
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        if cwd is not None and not cwd.is_dir():
+            raise HostError(f"the folder {cwd} does not exist") from exc
+        raise missing_program(words[0]) from exc
+    except PermissionError as exc:
+        raise HostError(f"{words[0]} may not be executed", hint="check its permissions") from exc
+    except OSError as exc:
+        raise HostError(f"{words[0]} can't be executed: {exc.strerror}") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise HostError(
+            f"{words[0]} did not finish within {timeout:g} s", details=quote(words)
+        ) from exc
+    result = Result(words, done.returncode, done.stdout, done.stderr)
+    if check and result.code != 0:
+        said = (result.stderr.strip() or result.stdout.strip())[-4000:]
+        raise HostError(
+            f"{words[0]} failed ({result.outcome})", details=f"$ {quote(words)}\n{said}".rstrip()
+        )
+    return result

@@ -1,0 +1,1 @@
+"""Talking to QEMU: its command line, its monitor, its images, its life."""

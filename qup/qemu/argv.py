@@ -1,0 +1,216 @@
+"""From a plan to QEMU's command line. Pure: nothing is opened, started or looked up.
+
+Every value reaches QEMU as a part of one word and is escaped in one place. Option strings
+split at commas, which are doubled to be literal; block devices are described in JSON with
+explicit drivers, so that no file name is ever taken for a protocol or a list of options.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qup.errors import HostError
+from qup.model.plan import Disk, Plan
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+"""The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
+
+MONITORS = ("control", "events")
+CONSOLE = "console"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the things that a plan speaks of are, for one launch.
+
+    Attributes:
+        program: QEMU.
+        pidfile: the file that QEMU writes and locks.
+        serial_log: the file that collects what the guest's console says.
+        box: the folder with the box's ``kernel`` and ``initrd``.
+        disk: the machine's disk.
+        seed: the machine's seed.
+        sockets: for each of ``control``, ``events`` and ``console`` a path to listen at, or
+            the number of a listening socket that QEMU inherits.
+        sandbox: confine QEMU by seccomp; for Linux.
+    """
+
+    program: Path
+    pidfile: Path
+    serial_log: Path
+    box: Path
+    disk: Path
+    seed: Path
+    sockets: Mapping[str, Path | int] = field(default_factory=dict)
+    sandbox: bool = True
+
+    def file(self, role: str) -> Path:
+        """The file of a disk with this role."""
+        return {"disk": self.disk, "seed": self.seed}[role]
+
+
+@dataclass(frozen=True)
+class Argument:
+    """Words of the command line that belong together, and who wants them.
+
+    Attributes:
+        words: an option and its value, for instance.
+        origin: a key of the Qupfile (``memory``), ``qup: <why>``, or a plugin's name.
+    """
+
+    words: tuple[str, ...]
+    origin: str
+
+
+def build(plan: Plan, layout: Layout) -> tuple[Argument, ...]:
+    """The command line for a plan. The program is the first argument.
+
+    The guest is stopped at first (``-S``): forwards are added by the monitor, then it is let
+    go by ``cont``.
+
+    Raises:
+        HostError: the path of a disk isn't UTF-8, which QEMU's JSON can't express.
+    """
+    return tuple(_arguments(plan, layout))
+
+
+def words(arguments: Sequence[Argument]) -> list[str]:
+    """The plain command line."""
+    return [word for argument in arguments for word in argument.words]
+
+
+def shell_command(arguments: Sequence[Argument]) -> str:
+    """The command line as something to paste into any shell: one argument a line.
+
+    Inherited descriptors don't survive that: the layout's sockets must be paths.
+    """
+    return " \\\n  ".join(shlex.join(argument.words) for argument in arguments)
+
+
+def escape(value: str) -> str:
+    """Make a value literal inside an option string (``qemu(1)``: "commas are doubled")."""
+    return value.replace(",", ",,")
+
+
+def option_string(first: str, properties: Mapping[str, str]) -> str:
+    """``first,key=value,...``: how most of QEMU's options are written.
+
+    Args:
+        first: the value of the option's implied key, such as a device's driver; may be empty.
+        properties: the rest.
+    """
+    pairs = [f"{key}={escape(value)}" for key, value in properties.items()]
+    return ",".join([escape(first), *pairs] if first else pairs)
+
+
+def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
+    yield Argument((os.fspath(layout.program),), "qemu.program")
+    yield from _identity(plan)
+    yield from _processor(plan)
+    yield from _confinement(layout)
+    yield from _channels(layout)
+    yield from _boot(plan, layout)
+    for disk in plan.disks:
+        yield from _disk(disk, layout, bootable=not plan.box.kernel)
+    yield from _network(plan)
+    yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
+    yield Argument(("-S",), "qup: forwards are added before the guest runs")
+    for extra in plan.extra:
+        yield Argument(extra.words, extra.origin)
+
+
+def _identity(plan: Plan) -> Iterator[Argument]:
+    name = option_string("", {"guest": plan.identity.name})
+    yield Argument(("-name", name), "qup: identity")
+    yield Argument(("-uuid", plan.identity.uuid), "qup: identity")
+
+
+def _processor(plan: Plan) -> Iterator[Argument]:
+    properties = dict(plan.accelerator.properties)
+    accelerator = option_string(properties.pop("accel"), properties)
+    yield Argument(("-machine", plan.machine_type), "qemu.machine")
+    yield Argument(("-accel", accelerator), "qemu.accelerator")
+    yield Argument(("-cpu", plan.cpu), "qemu.cpu")
+    yield Argument(("-smp", str(plan.cpus)), "cpus")
+    yield Argument(("-m", f"{plan.memory_mib}M"), "memory")
+
+
+def _confinement(layout: Layout) -> Iterator[Argument]:
+    yield Argument(("-nodefaults",), "qup: no devices but those named here")
+    yield Argument(("-no-user-config",), "qup: no settings but those named here")
+    yield Argument(("-display", "none"), "qup: no window")
+    if layout.sandbox:
+        yield Argument(("-sandbox", SANDBOX), "qup: sandbox")
+    yield Argument(("-msg", "timestamp=off"), "qup: messages")
+    yield Argument(("-pidfile", os.fspath(layout.pidfile)), "qup: liveness")
+
+
+def _channels(layout: Layout) -> Iterator[Argument]:
+    for name in MONITORS:
+        yield Argument(("-chardev", _socket(name, layout, {})), "qup: monitor")
+        yield Argument(("-mon", f"chardev={name},mode=control"), "qup: monitor")
+    log = {"logfile": os.fspath(layout.serial_log), "logappend": "on"}
+    yield Argument(("-chardev", _socket(CONSOLE, layout, log)), "qup: console")
+    yield Argument(("-serial", f"chardev:{CONSOLE}"), "qup: console")
+
+
+def _socket(name: str, layout: Layout, more: Mapping[str, str]) -> str:
+    place = layout.sockets[name]
+    where = {"fd": str(place)} if isinstance(place, int) else {"path": os.fspath(place)}
+    return option_string("socket", {"id": name, **where, "server": "on", "wait": "off", **more})
+
+
+def _boot(plan: Plan, layout: Layout) -> Iterator[Argument]:
+    yield Argument(("-rtc", "base=utc"), "qup: clock")
+    yield Argument(("-boot", "strict=on"), "qup: boot from nothing but the box")
+    if plan.box.kernel:
+        yield Argument(("-kernel", os.fspath(layout.box / "kernel")), "box")
+        yield Argument(("-initrd", os.fspath(layout.box / "initrd")), "box")
+        if plan.box.cmdline:
+            yield Argument(("-append", plan.box.cmdline), "box")
+
+
+def _disk(disk: Disk, layout: Layout, *, bootable: bool) -> Iterator[Argument]:
+    origin = "disk" if disk.role == "disk" else f"qup: {disk.role}"
+    node = _block_node(disk, layout.file(disk.role))
+    device = {"drive": disk.role, "serial": disk.serial}
+    if bootable and disk.role == "disk":
+        device["bootindex"] = "1"
+    yield Argument(("-blockdev", node), origin)
+    yield Argument(("-device", option_string("virtio-blk-pci", device)), origin)
+
+
+def _block_node(disk: Disk, path: Path) -> str:
+    file: dict[str, Any] = {"driver": "file", "filename": os.fspath(path)}
+    node: dict[str, Any] = {"node-name": disk.role, "driver": disk.format}
+    if disk.read_only:
+        access: dict[str, Any] = {"read-only": True}
+    else:
+        access = {"discard": "unmap"}
+        node["detect-zeroes"] = "unmap"
+    text = json.dumps({**node, **access, "file": {**file, **access}}, ensure_ascii=False)
+    if any("\udc80" <= char <= "\udcff" for char in text):
+        raise HostError(
+            f"QEMU can't open a disk whose path is not UTF-8: {os.fsencode(path)!r}",
+            hint="move the project to a folder with a plainer name",
+        )
+    return text
+
+
+def _network(plan: Plan) -> Iterator[Argument]:
+    for index, nic in enumerate(plan.nics):
+        name = f"net{index}"
+        backend = dict(nic.plan.netdev)
+        netdev = option_string(backend.pop("type"), {"id": name, **backend})
+        # No boot ROM: a guest that never boots from the network starts sooner without.
+        device = {"netdev": name, "mac": nic.mac, "romfile": ""}
+        yield Argument(("-netdev", netdev), f"network.mode {nic.mode}")
+        yield Argument(
+            ("-device", option_string("virtio-net-pci", device)), f"network.mode {nic.mode}"
+        )

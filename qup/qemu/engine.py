@@ -1,0 +1,185 @@
+"""Starting QEMU: sockets bound beforehand, a lock that lives as long as it does.
+
+The sockets are bound here and handed over as descriptors, so a client can connect before
+QEMU has read its first option: no polling for a file, and a QEMU that refuses its options
+fails the first read at once. Everything QEMU says goes to a log; it runs in a session of its
+own, so that neither Ctrl-C nor a closed terminal reaches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qup.errors import MachineError
+from qup.files import explain_os_error
+from qup.model.plan import Plan
+from qup.paths import MachineFolder, RuntimeFolder, make_private
+from qup.process import describe_exit, missing_program, quote
+from qup.qemu.argv import Layout, build
+from qup.qemu.liveness import is_locked, open_alive_lock
+from qup.qemu.qmp import MonitorError, Qmp
+
+GREETING_TIMEOUT = 20.0
+"""Seconds until QEMU must have greeted; it takes 0.1 s unless the host is starved."""
+
+SAID_LIMIT = 4000
+
+
+@dataclass
+class Engine:
+    """A QEMU that this process has just started, and the monitors it watches it with."""
+
+    process: subprocess.Popen[bytes]
+    control: Qmp
+    events: Qmp
+    log: Path
+
+    def close(self) -> None:
+        """Leave the monitors to others; QEMU runs on."""
+        self.control.close()
+        self.events.close()
+
+    def kill(self) -> None:
+        """End QEMU for good."""
+        self.close()
+        _end(self.process)
+
+    def describe_death(self) -> str:
+        """How QEMU ended, in its own words."""
+        return _describe_death(self.process, self.log)
+
+
+def start(
+    plan: Plan, layout: Layout, folder: MachineFolder, runtime: RuntimeFolder, cwd: Path
+) -> Engine:
+    """Start QEMU with its guest still stopped, and connect to its monitors.
+
+    Args:
+        plan: what to start.
+        layout: where its files are; the sockets are filled in here.
+        folder: the machine's folder.
+        runtime: where the sockets go.
+        cwd: the folder QEMU runs in.
+
+    Raises:
+        MachineError: QEMU refused, died or hung; the details are its own words.
+        StateError: the machine runs already.
+    """
+    log = folder.log("qemu")
+    with contextlib.ExitStack() as stack:
+        alive = open_alive_lock(folder.alive)
+        stack.callback(os.close, alive)
+        make_private(runtime.root)
+        sockets = {
+            "control": stack.enter_context(_listen(runtime.control)),
+            "events": stack.enter_context(_listen(runtime.events)),
+            "console": stack.enter_context(_listen(runtime.console)),
+        }
+        numbers: dict[str, Path | int] = {name: item.fileno() for name, item in sockets.items()}
+        arguments = build(plan, replace(layout, sockets=numbers))
+        argv = [word for argument in arguments for word in argument.words]
+        process = _spawn(argv, log, cwd, [alive, *(item.fileno() for item in sockets.values())])
+    return _greet(process, plan.identity.name, runtime, log)
+
+
+@contextlib.contextmanager
+def _listen(path: Path) -> Iterator[socket.socket]:
+    """A listening socket that only this user can connect to."""
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(os.fspath(path))
+            path.chmod(0o600)
+        except OSError as exc:
+            raise explain_os_error("make the socket", path, exc) from exc
+        listener.listen(8)
+        yield listener
+
+
+def _spawn(argv: list[str], log: Path, cwd: Path, fds: list[int]) -> subprocess.Popen[bytes]:
+    try:
+        with log.open("ab") as output:
+            output.write(f"$ {quote(argv)}\n".encode(errors="surrogateescape"))
+            output.flush()
+            return subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=cwd,
+                pass_fds=fds,
+                start_new_session=True,
+                umask=0o077,
+            )
+    except FileNotFoundError as exc:
+        raise missing_program(argv[0]) from exc
+    except OSError as exc:
+        raise explain_os_error("start", Path(argv[0]), exc) from exc
+
+
+def _greet(
+    process: subprocess.Popen[bytes], machine: str, runtime: RuntimeFolder, log: Path
+) -> Engine:
+    try:
+        control = Qmp.connect(runtime.control, timeout=GREETING_TIMEOUT)
+        events = Qmp.connect(runtime.events, timeout=GREETING_TIMEOUT)
+    except MonitorError as exc:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(1.0)
+        if process.poll() is None:
+            _end(process)
+            said = f"QEMU was started, but {exc.message}\n{read_words(log)}"
+        else:
+            said = _describe_death(process, log)
+        raise MachineError(
+            f"machine {machine}: QEMU did not start",
+            details=said.strip(),
+            hint=f"the whole command line: 'qup plan --qemu {machine}'",
+            machine=machine,
+        ) from exc
+    except BaseException:
+        _end(process)
+        raise
+    return Engine(process, control, events, log)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def _describe_death(process: subprocess.Popen[bytes], log: Path) -> str:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1.0)
+    words = read_words(log)
+    code = process.returncode
+    if code is None:
+        return words
+    return f"{words}\n({describe_exit(code)})" if words else describe_exit(code)
+
+
+def read_words(log: Path) -> str:
+    """What QEMU said since its newest start, without the command line."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 256 * 1024))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    lines = text.splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
+    newest = lines[starts[-1] + 1 :] if starts else lines
+    return "\n".join(newest)[-SAID_LIMIT:].strip()
+
+
+def is_alive(folder: MachineFolder) -> bool:
+    """Whether a QEMU of this machine lives: it holds the lock it was born with."""
+    return is_locked(folder.alive)

@@ -1,0 +1,34 @@
+"""The Qupfile: found and read, checked with every problem at its line, and made a ``Config``.
+
+:func:`read` turns bytes into a :class:`Document`, :func:`load` a document, the environment and
+the command line into a :class:`~qup.model.config.Config`. Both raise :class:`QupfileErrors`,
+which has all problems at once. :func:`schema` describes a Qupfile to editors.
+"""
+
+from __future__ import annotations
+
+from qup.qupfile.document import MAX_BYTES, Document, parse, read
+from qup.qupfile.layers import SETTINGS, Setting
+from qup.qupfile.loading import DEFAULT_MACHINE, MAX_MACHINES, Registry, load
+from qup.qupfile.problems import Problem, QupfileErrors
+from qup.qupfile.rules import Untrusted
+from qup.qupfile.rules import find_untrusted as untrusted
+from qup.qupfile.schema import make_schema as schema
+
+__all__ = [
+    "DEFAULT_MACHINE",
+    "MAX_BYTES",
+    "MAX_MACHINES",
+    "SETTINGS",
+    "Document",
+    "Problem",
+    "QupfileErrors",
+    "Registry",
+    "Setting",
+    "Untrusted",
+    "load",
+    "parse",
+    "read",
+    "schema",
+    "untrusted",
+]

@@ -1,0 +1,403 @@
+"""From a document to a :class:`~qup.model.config.Config`: every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qup.errors import PluginError
+from qup.model.config import (
+    MACHINE_NAME,
+    Config,
+    MachineConfig,
+    MachineSettings,
+    Origin,
+    ProvisionerUse,
+)
+from qup.model.units import shorten
+from qup.qupfile import explain, rules
+from qup.qupfile.document import Document
+from qup.qupfile.layers import Layer, Stack, read_environment, read_overrides, stack_layers
+from qup.qupfile.problems import Collector
+from qup.toml_positions import KeyPath
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
+    from qup.api import NetworkMode, Provisioner
+
+DEFAULT_MACHINE = "default"
+"""The machine's name when the Qupfile names none."""
+
+MAX_MACHINES = 1000
+
+
+class Registry(Protocol):
+    """What plugins brought, as far as a Qupfile can name it."""
+
+    @property
+    def network_modes(self) -> Mapping[str, NetworkMode]:
+        """Values of ``network.mode``."""
+
+    @property
+    def accelerators(self) -> Mapping[str, object]:
+        """Values of ``qemu.accelerator``, besides ``auto``."""
+
+    @property
+    def provisioners(self) -> Mapping[str, Provisioner]:
+        """Keys of ``[[machine.provision]]``."""
+
+    def explain_missing(self, kind: str, name: str) -> str | None:
+        """Why something isn't there; kind is ``network mode``, ``accelerator`` ..."""
+
+
+def load(
+    document: Document,
+    *,
+    registry: Registry,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+    assignments: Sequence[str] = (),
+) -> Config:
+    """Make the configuration of a document, the environment and the command line.
+
+    Args:
+        document: the Qupfile.
+        registry: what plugins brought.
+        environment: variables; those of ``SETTINGS`` count.
+        overrides: values by dotted key, from options such as ``--memory``; None is "not given".
+        assignments: the words of ``--set``, each ``KEY=VALUE``.
+
+    Raises:
+        QupfileErrors: something is wrong; it has every problem.
+        PluginError: a plugin broke while it looked at its options.
+    """
+    problems = Collector()
+    outer = (
+        read_environment(environment or {}),
+        read_overrides(overrides or {}, assignments, problems),
+    )
+    base, tables = _read_tables(document, problems)
+    for layer in (base, *tables.values()):
+        _Machine(stack_layers(document, [layer]), registry, problems).check_alone()
+    stacks: dict[str, Stack] = {}
+    drafts: dict[str, Draft] = {}
+    for name, table in tables.items():
+        given = [layer for layer in (base, table, *outer) if layer.data]
+        stacks[name] = stack_layers(document, given or [base])
+        drafts[name] = _Machine(stacks[name], registry, problems).build()
+    rules.check_primary(stacks, problems)
+    rules.check_ports({name: draft.network for name, draft in drafts.items()}, stacks, problems)
+    problems.check()
+    machines = {name: draft.finish(name) for name, draft in drafts.items()}
+    origins = {name: find_origins(machines[name], stacks[name]) for name in machines}
+    return Config(machines, origins, document.digest)
+
+
+# -- the tables of the document -------------------------------------------------------------
+
+
+def _read_tables(document: Document, problems: Collector) -> tuple[Layer, dict[str, Layer]]:
+    """``[machine]``, and the tables of ``[machines]`` by name."""
+    for key in document.data.keys() - {"machine", "machines"}:
+        hint = _hint_for_top(key, document.data[key])
+        problems.add(
+            document.problem((key,), f"unknown key {shorten(key)}", hint=hint, at_key=True)
+        )
+    base = _read_table(document, ("machine",), problems, "write [machine]")
+    named = document.data.get("machines", {})
+    if not isinstance(named, dict):
+        hint = "write [machines.NAME] for each machine"
+        _refuse_non_table(document, ("machines",), named, problems, hint)
+        named = {}
+    if len(named) > MAX_MACHINES:
+        message = f"{len(named)} machines are too many: the most is {MAX_MACHINES}"
+        problems.add(document.problem(("machines",), message, at_key=True))
+        problems.check()
+    tables = {
+        name: _read_table(document, ("machines", name), problems, f"write [machines.{name}]")
+        for name in named
+        if _check_name(document, name, named[name], problems)
+    }
+    if not named:
+        tables[DEFAULT_MACHINE] = Layer("Qupfile", {}, ("machine",))
+    return base, tables
+
+
+def _read_table(document: Document, path: KeyPath, problems: Collector, hint: str) -> Layer:
+    value: Any = document.data
+    for part in path:
+        value = value.get(part, {})
+    if isinstance(value, dict):
+        return Layer("Qupfile", value, path)
+    _refuse_non_table(document, path, value, problems, hint)
+    return Layer("Qupfile", {}, path)
+
+
+def _refuse_non_table(
+    document: Document, path: KeyPath, value: object, problems: Collector, hint: str
+) -> None:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        hint += ", with single brackets"
+    message = f"expected a table, got {explain.describe(value)}"
+    problems.add(document.problem(path, message, hint=hint))
+
+
+def _check_name(document: Document, name: str, value: object, problems: Collector) -> bool:
+    if MACHINE_NAME.fullmatch(name):
+        return True
+    message = f"{shorten(name)} is not a machine's name"
+    hint = "1 to 63 lower case letters, digits and hyphens, not a reserved word such as 'con'"
+    spelled = name.strip().lower().replace("_", "-").replace(" ", "-")
+    if not isinstance(value, dict) and name in _known_keys():
+        hint = f"{name!r} belongs in [machine] or [machines.NAME]"
+    elif MACHINE_NAME.fullmatch(spelled):
+        hint = f"did you mean {spelled!r}?"
+    problems.add(document.problem(("machines", name), message, hint=hint, at_key=True))
+    return False
+
+
+def _hint_for_top(key: str, value: object) -> str:
+    spelled = key.lower().replace("_", "-")
+    if spelled in ("machines", "machine", "vm", "vms", "domain", "guest", "guests"):
+        return "did you mean 'machines'?" if spelled.endswith("s") else "did you mean 'machine'?"
+    meant = explain.SYNONYMS.get(spelled) or _known_keys().get(spelled)
+    if meant:
+        table, _, last = meant.rpartition(".")
+        return f"{last!r} belongs in [{'.'.join(filter(None, ('machine', table)))}]"
+    if close := explain.did_you_mean(spelled, ("machine", "machines")):
+        return f"did you mean {close!r}?"
+    if isinstance(value, dict) and MACHINE_NAME.fullmatch(key):
+        return f"a machine's table is [machines.{key}]"
+    if close := explain.did_you_mean(spelled, _known_keys()):
+        return _hint_for_top(close, value)
+    return "known here: machine, machines"
+
+
+@cache
+def _known_keys() -> Mapping[str, str]:
+    """The keys of all tables, and the dotted key of each; the outer ones go first."""
+    known: dict[str, str] = {}
+    for path in _walk_model(MachineSettings):
+        known.setdefault(path[-1], ".".join(path))
+    known["forward"] = "network.forward"
+    return dict(sorted(known.items(), key=lambda item: item[1].count(".")))
+
+
+def _walk_model(model: type[BaseModel], base: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        path = (*base, field.alias or name)
+        yield path
+        table: Any = field.annotation
+        if hasattr(table, "model_fields"):
+            yield from _walk_model(table, path)
+
+
+# -- one machine ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The parts of a machine; None where something was wrong."""
+
+    settings: BaseModel | None
+    network: BaseModel | None
+    provision: list[ProvisionerUse | None]
+
+    def finish(self, name: str) -> MachineConfig:
+        """The machine, once it is known that nothing was wrong."""
+        assert isinstance(self.settings, MachineSettings)
+        assert self.network is not None
+        uses = tuple(use for use in self.provision if use is not None)
+        return MachineConfig(name, self.settings, self.network, uses)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """One machine's layers, and what they are held against."""
+
+    stack: Stack
+    registry: Registry
+    problems: Collector
+
+    def check_alone(self) -> None:
+        """Look at one table by itself, so that nothing wrong hides below another layer.
+
+        What is missing may come from another layer, and what isn't there (a network mode of a
+        plugin that isn't installed) may be replaced by one.
+        """
+        self.validate(MachineSettings, self.stack.merged, (), "the settings")
+        network = self.stack.merged.get("network")
+        is_base = self.stack.layers[0].base == ("machine",)
+        if isinstance(network, dict) and (is_base or "mode" in network):
+            name = network.get("mode", DEFAULT_MODE)
+            if isinstance(name, str) and name in self.registry.network_modes:
+                self.network_options(network, partial=True)
+
+    def build(self) -> Draft:
+        """Check each part by itself: what is wrong with one hides nothing in another."""
+        merged = self.stack.merged
+        settings = self.validate(MachineSettings, merged, (), "the settings")
+        qemu, network, steps = (merged.get(key) for key in ("qemu", "network", "provision"))
+        if isinstance(qemu, dict) and isinstance(qemu.get("accelerator"), str):
+            self.check_accelerator(qemu["accelerator"])
+        options = self.network_options(network) if isinstance(network, dict | None) else None
+        uses = [
+            self.provisioner(entry, index)
+            for index, entry in enumerate(steps if isinstance(steps, list) else ())
+            if isinstance(entry, dict)
+        ]
+        return Draft(settings, options, uses)
+
+    def refuse(
+        self, path: KeyPath, message: str, hint: str | None = None, *, at_key: bool = False
+    ) -> None:
+        self.problems.add(self.stack.problem(path, message, hint=hint, at_key=at_key))
+
+    def check_accelerator(self, name: str) -> None:
+        known = self.registry.accelerators
+        if name != "auto" and name not in known:
+            self.missing("accelerator", name, ("auto", *known), ("qemu", "accelerator"))
+
+    def missing(self, kind: str, name: str, known: Sequence[str], path: KeyPath) -> None:
+        """Something that a plugin would have to bring isn't there."""
+        hint = explain.hint_for_word(name, known)
+        close = explain.did_you_mean(name, known)
+        if (reason := self.registry.explain_missing(kind, name)) and close is None:
+            hint = reason
+        self.refuse(path, f"unknown {kind} {shorten(name)}", hint, at_key=kind == "provisioner")
+
+    def network_options(
+        self, table: Mapping[str, Any] | None, *, partial: bool = False
+    ) -> BaseModel | None:
+        table = table or {}
+        name = table.get("mode", DEFAULT_MODE)
+        if not isinstance(name, str):
+            return None
+        mode = self.registry.network_modes.get(name)
+        if mode is None:
+            self.missing("network mode", name, list(self.registry.network_modes), _MODE)
+            return None
+        extra = {key: value for key, value in table.items() if key != "mode"}
+        owner = f"network mode {name!r}"
+        return self.validate(mode.options, extra, ("network",), owner, partial=partial)
+
+    def provisioner(self, entry: Mapping[str, Any], index: int) -> ProvisionerUse | None:
+        path: KeyPath = ("provision", index)
+        if len(entry) != 1:
+            names = ", ".join(self.registry.provisioners)
+            got = ", ".join(shorten(key) for key in list(entry)[:5]) or "none"
+            hint = f"one step is [[machine.provision]] with one of: {names}"
+            self.refuse(path, f"a step has one key, a provisioner's name; got {got}", hint)
+            return None
+        ((name, value),) = entry.items()
+        found = self.registry.provisioners.get(name)
+        if found is None:
+            self.missing("provisioner", name, list(self.registry.provisioners), (*path, name))
+            return None
+        if isinstance(value, str) and "inline" in found.options.model_fields:
+            value = {"inline": value}
+        if not isinstance(value, dict):
+            wanted = "a table or text" if "inline" in found.options.model_fields else "a table"
+            message = f"expected {wanted}, got {explain.describe(value)}"
+            self.refuse((*path, name), message)
+            return None
+        options = self.validate(found.options, value, (*path, name), f"provisioner {name!r}")
+        return None if options is None else ProvisionerUse(name, options)
+
+    def validate(
+        self,
+        model: type[BaseModel],
+        data: Mapping[str, Any],
+        base: KeyPath,
+        owner: str,
+        *,
+        partial: bool = False,
+    ) -> BaseModel | None:
+        """Check a table against a model, and note what is wrong.
+
+        Args:
+            model: what the table has to fit.
+            data: the table.
+            base: the table's path.
+            owner: whose model it is, for the error if it breaks.
+            partial: let pass what only a whole table can have wrong.
+        """
+        from pydantic import ValidationError
+
+        try:
+            return model.model_validate(dict(data), by_alias=True, by_name=False)
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False)
+            if partial:
+                errors = [error for error in errors if error["loc"] and error["type"] != "missing"]
+            self.explain(model, errors, base)
+            return None
+        except Exception as exc:
+            raise PluginError(f"{owner} broke while it checked its options: {exc!r}") from exc
+
+    def explain(
+        self, model: type[BaseModel], errors: Sequence[ErrorDetails], base: KeyPath
+    ) -> None:
+        grouped: dict[tuple[KeyPath, bool], list[tuple[str, str | None]]] = {}
+        for error in errors:
+            path = self.real_path((*base, *error["loc"]), error)
+            unknown = error["type"] == "extra_forbidden"
+            hint = self.hint(model, path, base) if unknown else None
+            entry = (explain.explain_error(error), hint)
+            grouped.setdefault((path, unknown), []).append(entry)
+        for (path, unknown), entries in grouped.items():
+            hint = next((hint for _, hint in entries if hint), None)
+            for message in explain.merge_messages([message for message, _ in entries]):
+                self.refuse(path, message, hint, at_key=unknown)
+
+    def real_path(self, path: KeyPath, error: ErrorDetails) -> KeyPath:
+        """The path without what pydantic adds to it, such as the branch of a union."""
+        if error["type"] == "missing":
+            return path[:-1]
+        layer = self.stack.find(path)
+        return path[: layer.reaches(path)] if layer else path
+
+    def hint(self, model: type[BaseModel], path: KeyPath, base: KeyPath) -> str:
+        """What an unknown key should have been."""
+        table: Any = model
+        for part in path[len(base) : -1]:
+            table = _field_type(table, part)
+        fields = getattr(table, "model_fields", {})
+        known = [field.alias or name for name, field in fields.items()]
+        where = ".".join(str(part) for part in path[:-1])
+        if where == "network":
+            known.append("mode")
+        key = str(path[-1])
+        elsewhere = {} if path[0] == "provision" else _known_keys()
+        return explain.hint_for_key(key, where, known, elsewhere)
+
+
+DEFAULT_MODE: str = MachineSettings().network.mode
+_MODE: KeyPath = ("network", "mode")
+
+
+def _field_type(model: Any, alias: object) -> Any:
+    for name, field in getattr(model, "model_fields", {}).items():
+        if alias in (name, field.alias):
+            return field.annotation
+    return None
+
+
+# -- origins --------------------------------------------------------------------------------
+
+
+def find_origins(machine: MachineConfig, stack: Stack) -> dict[str, Origin]:
+    """Where each of a machine's values came from, by dotted key; defaults are among them."""
+    paths = [
+        path for path in _walk_model(MachineSettings) if path[0] not in _TABLES or len(path) > 1
+    ]
+    options = type(machine.network).model_fields
+    paths += [("network", field.alias or name) for name, field in options.items()]
+    return {".".join(path): stack.origin(path) for path in paths}
+
+
+_TABLES = ("ssh", "network", "qemu")

@@ -1,0 +1,1 @@
+"""The verbs: what happens to machines, one module for each thing that can be done."""

@@ -1,0 +1,140 @@
+"""What every verb needs: the project, the plugins, facts about the host, a listener."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from qup.errors import PluginError, QupError
+from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
+from qup.paths import MachineFolder, Project, boxes_root
+from qup.store import lock_machine
+
+if TYPE_CHECKING:
+    from qup.boxes.cache import BoxCache
+    from qup.host import LocalHost
+    from qup.plugins import Plugins
+
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another qup that works on the same machine."""
+
+
+@dataclass
+class Phase:
+    """A phase of a verb that is under way; ``result`` may be set to a few words about it."""
+
+    result: str = ""
+
+
+@dataclass
+class Context:
+    """The surroundings of a verb.
+
+    Attributes:
+        project: where the Qupfile is.
+        listener: told everything that happens.
+        lock_timeout: seconds to wait for a machine's lock.
+    """
+
+    project: Project
+    listener: Listener = field(default=lambda _: None)
+    lock_timeout: float = LOCK_TIMEOUT
+
+    @cached_property
+    def plugins(self) -> Plugins:
+        from qup.plugins import Plugins  # 80 ms that looking at machines doesn't need
+
+        return Plugins()
+
+    @cached_property
+    def host(self) -> LocalHost:
+        from qup.host import LocalHost
+
+        return LocalHost()
+
+    @cached_property
+    def boxes(self) -> BoxCache:
+        from qup.boxes.cache import BoxCache
+
+        return BoxCache(boxes_root())
+
+    def emit(self, event: Event) -> None:
+        """Tell the listener, and the plugins if they are loaded."""
+        self.listener(event)
+        match event:
+            case PhaseEnded():
+                how = "ended" if event.ok else "failed"
+                self.note(event.machine, f"{event.phase} {how} after {event.seconds:.2f} s"
+                          f" {event.result}")  # fmt: skip
+            case Message():
+                self.note(event.machine, event.text)
+        if "plugins" in self.__dict__:
+            self.plugins.notify(event)
+
+    def note(self, machine: str, text: str) -> None:
+        """Add a line to the machine's ``qup.log``; a log that can't be written stops nothing."""
+        folder = self.project.machine(machine)
+        if machine and folder.logs.is_dir():
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S%z")
+            with contextlib.suppress(OSError), folder.log("qup").open("a") as file:
+                file.write(f"{stamp} [{os.getpid()}] {text}\n")
+
+    def tell(
+        self,
+        machine: str,
+        text: str,
+        *,
+        level: Literal["info", "warning"] = "info",
+        hint: str | None = None,
+    ) -> None:
+        """Tell the user something."""
+        self.emit(Message(machine, level, text, hint))
+
+    @contextlib.contextmanager
+    def phase(self, machine: str, name: str, title: str) -> Iterator[Phase]:
+        """Time a part of a verb and say when it begins and how it ended."""
+        self.emit(PhaseStarted(machine, name, title))
+        began = time.monotonic()
+        phase = Phase()
+        try:
+            yield phase
+        except BaseException:
+            seconds = time.monotonic() - began
+            self.emit(PhaseEnded(machine, name, title, seconds, False, phase.result))
+            raise
+        seconds = time.monotonic() - began
+        self.emit(PhaseEnded(machine, name, title, seconds, True, phase.result))
+
+    def lock(self, folder: MachineFolder) -> contextlib.AbstractContextManager[None]:
+        """Hold a machine's lock; the user is told who is being waited for."""
+        return lock_machine(
+            folder,
+            timeout=self.lock_timeout,
+            on_wait=lambda text: self.tell(folder.name, text),
+        )
+
+
+@contextlib.contextmanager
+def blame(plugin_item: str) -> Iterator[None]:
+    """Turn what a plugin's object raises unexpectedly into an error that names it.
+
+    Args:
+        plugin_item: what was called: ``network mode vde``.
+
+    Raises:
+        PluginError: it raised something that is no QupError.
+    """
+    try:
+        yield
+    except QupError:
+        raise
+    except Exception as exc:
+        raise PluginError(
+            f"{plugin_item} failed: {type(exc).__name__}: {exc}",
+            hint="'qup plugins list' says where it comes from; report this to its author",
+        ) from exc

@@ -1,0 +1,103 @@
+"""Forwards of a running machine, through QEMU's monitor.
+
+Forwards are added after QEMU has started, one by one: a port that is taken fails alone. QEMU
+holds the ports from then on, and says itself which it has (``info usernet``), so nothing is
+remembered and nothing can be out of date.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from qup.errors import MachineError
+from qup.model.network import LOOPBACK, SSH_PORT, Forward
+
+NETDEV = "net0"
+SSH_FORWARD = Forward("tcp", LOOPBACK, 0, SSH_PORT)
+
+_HOSTFWD = re.compile(
+    r"^\s*(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\S+\s+(?P<address>\S+)\s+(?P<host>\d+)"
+    r"\s+\S+\s+(?P<guest>\d+)",
+    re.MULTILINE,
+)
+
+
+class Monitor(Protocol):
+    """The part of :class:`qup.qemu.qmp.Qmp` that is needed here."""
+
+    def hmp(self, command_line: str, *, timeout: float = 5.0) -> str: ...
+
+
+def list_forwards(monitor: Monitor) -> list[Forward]:
+    """The forwards that QEMU holds at this moment, with the ports it picked."""
+    text = monitor.hmp("info usernet")
+    return sorted(
+        Forward(
+            "udp" if match["protocol"] == "UDP" else "tcp",
+            match["address"].replace("*", "0.0.0.0"),  # noqa: S104  QEMU's word for it
+            int(match["host"]),
+            int(match["guest"]),
+        )
+        for match in _HOSTFWD.finditer(text)
+    )
+
+
+def add_forward(monitor: Monitor, forward: Forward) -> Forward:
+    """Let a port of the host lead to the guest.
+
+    Returns:
+        The forward with the port that QEMU picked, if that was left to it.
+
+    Raises:
+        MachineError: QEMU could not listen there.
+    """
+    before = list_forwards(monitor) if forward.host == 0 else []
+    said = monitor.hmp(f"hostfwd_add {NETDEV} {forward.rule}").strip()
+    if said:
+        raise MachineError(
+            f"forward {forward}: port {forward.host} on {forward.address} can't be opened;"
+            " another program listens there",
+            details=said,
+            hint=f"'ss -lptn sport = :{forward.host}' names it; host port 0 picks a free one",
+        )
+    if forward.host:
+        return forward
+    fresh = [item for item in list_forwards(monitor) if item not in before]
+    return next(item for item in fresh if item.guest == forward.guest)
+
+
+def remove_forward(monitor: Monitor, forward: Forward) -> None:
+    """Close a port again.
+
+    Raises:
+        MachineError: QEMU holds no such forward.
+    """
+    said = monitor.hmp(f"hostfwd_remove {NETDEV} {forward.listener}").strip()
+    if "removed" not in said:
+        raise MachineError(f"forward {forward}: {said or 'not removed'}")
+
+
+def open_forwards(monitor: Monitor, wanted: Sequence[Forward]) -> list[MachineError]:
+    """Add those that aren't there yet, and return what went wrong with each that failed."""
+    present = list_forwards(monitor)
+    failures = []
+    for forward in wanted:
+        if any(_satisfies(item, forward) for item in present):
+            continue
+        try:
+            add_forward(monitor, forward)
+        except MachineError as exc:
+            failures.append(exc)
+    return failures
+
+
+def _satisfies(present: Forward, wanted: Forward) -> bool:
+    same = (present.protocol, present.address, present.guest) == (
+        wanted.protocol,
+        wanted.address,
+        wanted.guest,
+    )
+    # A picked port for ssh is qup's own and satisfies nobody else's wish for port 22.
+    return same and (wanted.host in (0, present.host)) and wanted.guest != SSH_PORT

@@ -1,0 +1,140 @@
+"""From a validated configuration to a plan: the one place where facts are gathered for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from functools import partial
+
+from qup.errors import BoxError, HostError
+from qup.model.box import Box, BoxSpec
+from qup.model.config import MachineConfig
+from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
+from qup.model.state import State
+from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
+from qup.runner.context import Context, blame
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The accelerator that was taken, and why."""
+
+    plan: AcceleratorPlan
+    reason: str
+
+
+def new_identity(name: str) -> Identity:
+    """A machine that never was."""
+    number = uuid.uuid4()
+    return Identity(number.hex[:12], str(number), name)
+
+
+def identity_of(state: State) -> Identity:
+    return Identity(state.id, state.uuid, state.name)
+
+
+def choose_accelerator(ctx: Context, config: MachineConfig, *, trust: bool = False) -> Choice:
+    """Take the accelerator that was asked for, or for ``auto`` the best that is proved.
+
+    Args:
+        ctx: the surroundings.
+        config: what was asked.
+        trust: don't prove the one that was asked for.
+
+    Raises:
+        HostError: the one that was asked for doesn't work here, or none does.
+    """
+    wanted = config.settings.qemu.accelerator
+    program = config.settings.qemu.program
+    arch = arch_of(program)
+    if wanted != AUTO:
+        accelerator = ctx.plugins.accelerators[wanted]
+        with blame(f"accelerator {wanted}"):
+            verdict = accelerator.usable(ctx.host, program, arch, prove=not trust)
+            if not verdict.usable:
+                raise HostError(
+                    f"machine {config.name}: accelerator {wanted} does not work here:"
+                    f" {verdict.reason}",
+                    hint=verdict.hint
+                    or 'use accelerator = "auto" or "tcg"; --trust-accelerator skips the proof',
+                )
+            return Choice(accelerator.plan(arch), verdict.reason)
+    reasons: list[str] = []
+    for accelerator in sorted(ctx.plugins.accelerators.values(), key=lambda item: -item.priority):
+        with blame(f"accelerator {accelerator.name}"):
+            verdict = accelerator.usable(ctx.host, program, arch, prove=True)
+            if verdict.usable:
+                return Choice(accelerator.plan(arch), "; ".join([verdict.reason, *reasons]))
+        reasons.append(f"not {accelerator.name}: {verdict.reason}")
+    raise HostError(f"machine {config.name}: no accelerator works here", details="\n".join(reasons))
+
+
+def resolve_box(ctx: Context, reference: str, arch: str) -> tuple[BoxSpec, str]:
+    """Say what a box reference means, and which source has it.
+
+    Raises:
+        BoxError: no source knows it.
+    """
+    for source in ctx.plugins.box_sources.values():
+        with blame(f"box source {source.name}"):
+            spec = source.resolve(reference, arch, ctx.project.root)
+        if spec is not None:
+            return spec, source.name
+    import difflib  # only for the error
+
+    names = sorted(name for source in ctx.plugins.box_sources.values() for name in source.names())
+    close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
+    missing = ctx.plugins.explain_missing("box source", reference)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    hint += f"boxes known here: {', '.join(names)}; or the path of a disk image"
+    raise BoxError(f"there is no box {reference!r}", hint=f"{hint}; {missing}" if missing else hint)
+
+
+def find_box(ctx: Context, config: MachineConfig) -> tuple[BoxSpec, Box | None]:
+    """What the machine's box is, and the box itself if it is in the cache."""
+    spec, _ = resolve_box(ctx, config.settings.box, arch_of(config.settings.qemu.program))
+    return spec, ctx.boxes.find(spec)
+
+
+def make_plan(
+    ctx: Context,
+    config: MachineConfig,
+    identity: Identity,
+    spec: BoxSpec,
+    digest: str | None,
+    *,
+    trust_accelerator: bool = False,
+) -> Plan:
+    """The plan for a machine, with what plugins add to it.
+
+    Raises:
+        HostError: QEMU, the machine type, or an accelerator that works is missing.
+        PluginError: a plugin failed.
+    """
+    settings = config.settings
+    mode = ctx.plugins.network_modes[settings.network.mode]
+    facts = Facts(
+        machine_type=ctx.host.machine_type(settings.qemu.program, settings.qemu.machine),
+        accelerator=choose_accelerator(ctx, config, trust=trust_accelerator).plan,
+        box=spec,
+        box_digest=digest,
+        provision=_steps(ctx, config),
+    )
+    with blame(f"network mode {settings.network.mode}"):
+        plan = plan_machine(config, facts, identity, partial(mode.plan, config.network))
+    return add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
+
+
+def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
+    steps = []
+    for use in config.provision:
+        provisioner = ctx.plugins.provisioners[use.name]
+        with blame(f"provisioner {use.name}"):
+            inputs = provisioner.digest(use.options, ctx.project.root)
+        options = use.options.model_dump(mode="json", by_alias=True)
+        text = json.dumps([use.name, options, inputs], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        steps.append(ProvisionStep(use.name, options, digest))
+    return tuple(steps)

@@ -1,0 +1,259 @@
+"""Stopping a machine: ask the guest first, then ask louder, and clean up after it.
+
+The ladder: the power button (ACPI; again after a second, because a guest that is just booting
+misses the first), ``poweroff`` over ssh, QMP ``quit``, SIGTERM, SIGKILL. The last three are
+a power cut for the guest, and are said to be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup.errors import HostError, MachineError, StateError
+from qup.guest import ssh
+from qup.model.events import Finished
+from qup.model.state import State
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
+from qup.process import run
+from qup.qemu.liveness import signal_process, wait_gone
+from qup.qemu.qmp import MonitorError, Qmp
+from qup.runner.context import Context
+from qup.runner.observe import (
+    BROKEN,
+    NOT_CREATED,
+    RUNNING,
+    UNRESPONSIVE,
+    Observation,
+    find_pid,
+    observe,
+)
+from qup.store import clear_undo, forget, read_undo, remove_machine, write_state
+
+GRACE = 60.0
+"""Seconds that the guest has for shutting down unless the user says otherwise."""
+SECOND_PRESS = 1.0
+SSH_BUDGET = 15.0
+QUIT_BUDGET = 5.0
+SIGNAL_BUDGET = 5.0
+UNDO_TIMEOUT = 20.0
+
+
+@dataclass
+class _Target:
+    """The QEMU that is to end."""
+
+    ctx: Context
+    folder: MachineFolder
+    state: State
+    pid: int
+
+    @property
+    def runtime(self) -> RuntimeFolder:
+        launch = self.state.launch
+        return RuntimeFolder(Path(launch.runtime)) if launch else runtime_folder(self.state.id)
+
+    def gone(self, timeout: float) -> bool:
+        return wait_gone(self.pid, timeout)
+
+    def tell(self, text: str) -> None:
+        self.ctx.tell(self.folder.name, text)
+
+    def command(self, name: str) -> bool:
+        """Send a QMP command; whether QEMU took it."""
+        try:
+            with Qmp.connect(self.runtime.control, timeout=2.0) as monitor:
+                monitor.execute(name, timeout=2.0)
+        except MonitorError:
+            return False
+        return True
+
+
+def down(
+    ctx: Context, folder: MachineFolder, *, force: bool = False, timeout: float = GRACE
+) -> bool:
+    """Stop a machine; the caller holds no lock.
+
+    Args:
+        ctx: the surroundings.
+        folder: the machine's folder.
+        force: cut the power instead of asking the guest.
+        timeout: seconds the guest has for shutting down.
+
+    Returns:
+        Whether it ran.
+
+    Raises:
+        MachineError: it can't be stopped.
+        StateError: it is locked, or its state is damaged.
+    """
+    if not folder.root.is_dir():
+        return False
+    began = time.monotonic()
+    with ctx.lock(folder):
+        seen = observe(folder)
+        if seen.status == BROKEN:
+            raise StateError(seen.detail or "the state is damaged", hint=_repair(folder))
+        if seen.status == NOT_CREATED:
+            return False
+        ran = stop_locked(ctx, folder, seen, force=force, timeout=timeout)
+        ctx.emit(Finished(folder.name, "down", ran, time.monotonic() - began))
+        return ran
+
+
+def _repair(folder: MachineFolder) -> str:
+    return f"'qup destroy {folder.name}' removes the machine and its disk"
+
+
+def stop_locked(
+    ctx: Context, folder: MachineFolder, seen: Observation, *, force: bool, timeout: float
+) -> bool:
+    """Stop a machine whose lock is held, and take back what its start did to the host."""
+    assert seen.state is not None
+    if seen.alive:
+        pid = seen.pid if seen.pid is not None else find_pid(folder, seen.state)
+        if pid is None:
+            raise MachineError(
+                f"machine {folder.name}: QEMU lives, but its process can't be found",
+                hint="is it in another container or namespace? stop it there",
+            )
+        target = _Target(ctx, folder, seen.state, pid)
+        with ctx.phase(folder.name, "stop", "stopping") as phase:
+            phase.result = climb_down(target, seen, force=force, timeout=timeout)
+    clean_up(ctx, folder, seen.state)
+    return seen.alive
+
+
+def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: float) -> str:
+    """Go down the ladder until QEMU has ended; returns how it did.
+
+    Raises:
+        MachineError: not even SIGKILL helped.
+    """
+    asks: list[tuple[str, Callable[[], bool]]] = []
+    if not force and seen.status in (RUNNING, "starting"):
+        asks.append(("powered off", lambda: _press_button(target, timeout)))
+        if seen.ready:
+            asks.append(("powered off over ssh", lambda: _poweroff_by_ssh(target)))
+    cuts: list[tuple[str, Callable[[], bool]]] = []
+    if seen.status != UNRESPONSIVE:
+        cuts.append(("power cut (QMP quit)", lambda: _quit(target)))
+    cuts.append(("power cut (SIGTERM)", lambda: _signal(target, signal.SIGTERM)))
+    cuts.append(("power cut (SIGKILL)", lambda: _signal(target, signal.SIGKILL)))
+    for result, rung in asks:
+        if rung():
+            return result
+    if not force:
+        target.ctx.tell(
+            target.folder.name,
+            "cutting the power: what the guest had not written to its disk is lost",
+            level="warning",
+        )
+    for result, rung in cuts:
+        if rung():
+            return result
+    raise MachineError(
+        f"machine {target.folder.name}: QEMU (pid {target.pid}) does not end, not even by SIGKILL",
+        hint="it hangs in the kernel, most often on a dead disk or network mount",
+    )
+
+
+def _press_button(target: _Target, timeout: float) -> bool:
+    if not target.command("system_powerdown"):
+        return False
+    if target.gone(min(SECOND_PRESS, timeout)):
+        return True
+    target.tell(f"the guest was asked to power off; waiting up to {timeout:g} s")
+    target.command("system_powerdown")
+    if target.gone(max(0.0, timeout - SECOND_PRESS)):
+        return True
+    target.tell("the guest does not react to the power button")
+    return False
+
+
+def _poweroff_by_ssh(target: _Target) -> bool:
+    target.tell(f"asking the guest by ssh to power off; waiting up to {SSH_BUDGET:g} s")
+    words = ["sh", "-c", "sudo -n poweroff || poweroff || doas poweroff"]
+    deadline = time.monotonic() + SSH_BUDGET
+    with contextlib.suppress(HostError):
+        ssh.run_in_guest(
+            SshFolder(target.folder.ssh), target.folder.name, words, timeout=SSH_BUDGET
+        )
+    return target.gone(max(1.0, deadline - time.monotonic()))
+
+
+def _quit(target: _Target) -> bool:
+    return target.command("quit") and target.gone(QUIT_BUDGET)
+
+
+def _signal(target: _Target, number: signal.Signals) -> bool:
+    signal_process(target.pid, target.state.uuid, number)
+    return target.gone(SIGNAL_BUDGET)
+
+
+def clean_up(ctx: Context, folder: MachineFolder, state: State) -> None:
+    """Take back what a start did to the host. Done again after a crash, it does no harm."""
+    launch = state.launch
+    if launch is None:
+        return
+    runtime = RuntimeFolder(Path(launch.runtime))
+    ssh.close_master(SshFolder(folder.ssh), runtime, folder.name)
+    undo(ctx, folder.name, state.id)
+    runtime.remove()
+    with contextlib.suppress(OSError):
+        folder.pidfile.unlink(missing_ok=True)
+    write_state(folder, state.with_launch(None))
+
+
+def undo(ctx: Context, machine: str, machine_id: str) -> None:
+    """Run what the journal holds; what fails is said, and not tried for ever."""
+    for words in read_undo(machine_id):
+        try:
+            run(words, timeout=UNDO_TIMEOUT)
+        except HostError as exc:
+            ctx.tell(machine, f"could not undo: {exc.message}", level="warning", hint=exc.details)
+    clear_undo(machine_id)
+
+
+def destroy(ctx: Context, folder: MachineFolder) -> bool:
+    """Remove a machine, its disk and everything else about it, in whatever state it is.
+
+    Returns:
+        Whether there was anything to remove.
+    """
+    if not folder.root.is_dir():
+        return False
+    began = time.monotonic()
+    with ctx.lock(folder):
+        seen = observe(folder)
+        if seen.status == BROKEN:
+            _stop_broken(ctx, folder, seen)
+        elif seen.state is not None:
+            stop_locked(ctx, folder, seen, force=True, timeout=0.0)
+            forget(seen.state.id)
+        remove_machine(folder)
+        ctx.emit(Finished(folder.name, "destroy", True, time.monotonic() - began))
+    return True
+
+
+def _stop_broken(ctx: Context, folder: MachineFolder, seen: Observation) -> None:
+    """End the QEMU of a machine whose state can't be read: its own lock tells its pid."""
+    if seen.pid is None:
+        return
+    ctx.tell(folder.name, f"its state is damaged; ending QEMU (pid {seen.pid})", level="warning")
+    uuid = _uuid_of(seen.pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if uuid and signal_process(seen.pid, uuid, number) and wait_gone(seen.pid, SIGNAL_BUDGET):
+            return
+    raise MachineError(f"machine {folder.name}: QEMU (pid {seen.pid}) can't be ended")
+
+
+def _uuid_of(pid: int) -> str | None:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return words[words.index(b"-uuid") + 1].decode()
+    return None

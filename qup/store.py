@@ -1,0 +1,276 @@
+"""What a project keeps in ``.qup/``: one folder a machine, its lock, its state.
+
+Writers hold the machine's lock; readers need none, because a state is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import getpass
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qup.errors import StateError
+from qup.files import explain_os_error, write_atomic
+from qup.model.state import STATE_SCHEMA, State
+from qup.paths import MachineFolder, Project, index_root, make_private, undo_root
+
+LOCK_RETRY = 0.05
+"""Seconds between two tries for a lock that another process holds (``flock`` has no limit)."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock."""
+
+    pid: int
+    command: str
+    user: str
+    since: float
+
+    def __str__(self) -> str:
+        seconds = max(0, round(time.time() - self.since))
+        return f"'{self.command}' (pid {self.pid}, user {self.user}) for {seconds} s"
+
+
+def create_folders(project: Project, name: str) -> MachineFolder:
+    """Make ``.qup/machines/<name>/`` with what belongs around it."""
+    make_private(project.state)
+    ignore = project.state / ".gitignore"
+    if not ignore.exists():
+        write_atomic(ignore, "*\n")
+    make_private(project.machines)
+    folder = project.machine(name)
+    make_private(folder.root)
+    make_private(folder.logs)
+    make_private(folder.ssh)
+    return folder
+
+
+@contextlib.contextmanager
+def lock(
+    path: Path,
+    *,
+    what: str,
+    timeout: float,
+    on_wait: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Hold an exclusive lock that the kernel drops when this process ends, however it does.
+
+    Args:
+        path: the lock's file; it is created and never removed by a lock.
+        what: what is locked, for messages: ``machine web``.
+        timeout: seconds to wait for another holder.
+        on_wait: told once who is being waited for.
+
+    Raises:
+        StateError: somebody else held it all the time; the message says who.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise explain_os_error("lock", path, exc) from exc
+    with os.fdopen(handle, "r+") as file:
+        _acquire(file.fileno(), path, what=what, timeout=timeout, on_wait=on_wait)
+        file.truncate(0)
+        file.write(json.dumps(_describe_self()))
+        file.flush()
+        yield
+
+
+def _acquire(
+    handle: int, path: Path, *, what: str, timeout: float, on_wait: Callable[[str], None] | None
+) -> None:
+    deadline = time.monotonic() + timeout
+    told = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            holder = read_holder(path)
+            by = f" by {holder}" if holder else ""
+            if time.monotonic() >= deadline:
+                raise StateError(
+                    f"{what} is locked{by}",
+                    hint="wait for it to end, or say how long to wait with --lock-timeout",
+                ) from None
+            if not told and on_wait is not None:
+                on_wait(f"waiting for {what}, locked{by}")
+                told = True
+            time.sleep(min(LOCK_RETRY, max(0.0, deadline - time.monotonic())))
+
+
+def _describe_self() -> dict[str, object]:
+    words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if words[0] == "__main__.py":
+        words[0] = "qup"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return {"pid": os.getpid(), "command": " ".join(words), "user": user, "since": time.time()}
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Who wrote itself into a lock's file last, or None if that can't be read."""
+    try:
+        data = json.loads(path.read_text())
+        return Holder(data["pid"], data["command"], data["user"], data["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def lock_machine(
+    folder: MachineFolder, *, timeout: float, on_wait: Callable[[str], None] | None = None
+) -> contextlib.AbstractContextManager[None]:
+    """Hold a machine's lock; see :func:`lock`."""
+    return lock(folder.lock, what=f"machine {folder.name}", timeout=timeout, on_wait=on_wait)
+
+
+def read_state(folder: MachineFolder) -> State | None:
+    """A machine's state, or None if it was never started.
+
+    Raises:
+        StateError: the file is damaged or comes from a newer qup.
+    """
+    try:
+        text = folder.state.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise _broken(folder, f"can't be read: {exc.strerror}") from exc
+    try:
+        data = json.loads(text)
+        schema = data["schema"]
+        if isinstance(schema, int) and schema > STATE_SCHEMA:
+            raise StateError(
+                f"machine {folder.name}: {folder.state} was written by a newer qup"
+                f" (schema {schema}, this qup knows {STATE_SCHEMA})",
+                hint="upgrade qup; nothing was changed",
+                machine=folder.name,
+            )
+        return State.from_dict(data)
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise _broken(folder, "is damaged") from exc
+
+
+def _broken(folder: MachineFolder, reason: str) -> StateError:
+    return StateError(
+        f"machine {folder.name}: {folder.state} {reason}",
+        hint=f"'qup destroy {folder.name}' removes the machine and its disk;"
+        f" to keep the disk, copy {folder.disk} first",
+        machine=folder.name,
+    )
+
+
+def write_state(folder: MachineFolder, state: State) -> None:
+    """Replace a machine's state."""
+    write_atomic(folder.state, json.dumps(state.to_dict(), indent=2) + "\n")
+
+
+def machine_names(project: Project) -> list[str]:
+    """Names of the machines that have a folder, created or half-made."""
+    try:
+        with os.scandir(project.machines) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as exc:
+        raise explain_os_error("read", project.machines, exc) from exc
+
+
+def remove_machine(folder: MachineFolder) -> None:
+    """Remove a machine's folder. Its state goes first, so that a half-removed machine is
+    never taken for a whole one.
+
+    Raises:
+        HostError: something in it can't be removed.
+    """
+    try:
+        folder.state.unlink(missing_ok=True)
+        shutil.rmtree(folder.root)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise explain_os_error("remove", folder.root, exc) from exc
+
+
+# --- The index: where this user's machines are. Losing it loses nothing. ---
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """Where a machine was last seen."""
+
+    id: str
+    project: Path
+    name: str
+
+
+def remember(state: State, project: Project) -> None:
+    """Note in the index where a machine is."""
+    root = make_private(index_root())
+    entry = {"project": os.fspath(project.root), "name": state.name}
+    write_atomic(root / f"{state.id}.json", json.dumps(entry))
+
+
+def forget(machine_id: str) -> None:
+    """Take a machine out of the index."""
+    with contextlib.suppress(OSError):
+        (index_root() / f"{machine_id}.json").unlink()
+
+
+def lookup(machine_id: str) -> IndexEntry | None:
+    """Where a machine was last seen, or None."""
+    return _read_entry(index_root() / f"{machine_id}.json")
+
+
+def indexed() -> list[IndexEntry]:
+    """All machines of this user that the index knows, whether they still exist or not."""
+    try:
+        names = sorted(path for path in index_root().iterdir() if path.suffix == ".json")
+    except OSError:
+        return []
+    return [entry for path in names if (entry := _read_entry(path)) is not None]
+
+
+def _read_entry(path: Path) -> IndexEntry | None:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        return IndexEntry(path.stem, Path(data["project"]), str(data["name"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+# --- The journal: how to take back what a start did to the host. It is kept with the user and
+# not with the project, because its lines are executed and a project may come from anybody. ---
+
+
+def write_undo(machine_id: str, commands: Sequence[Sequence[str]]) -> None:
+    """Note how to take back what is about to be done for a machine."""
+    make_private(undo_root())
+    write_atomic(undo_root() / f"{machine_id}.json", json.dumps([list(c) for c in commands]))
+
+
+def read_undo(machine_id: str) -> list[list[str]]:
+    """What was noted and not cleared; the last to be done is the first to be undone."""
+    try:
+        data = json.loads((undo_root() / f"{machine_id}.json").read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [[str(word) for word in words] for words in reversed(data)]
+
+
+def clear_undo(machine_id: str) -> None:
+    """All of it was taken back."""
+    with contextlib.suppress(OSError):
+        (undo_root() / f"{machine_id}.json").unlink()

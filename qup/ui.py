@@ -1,0 +1,181 @@
+"""Showing what happens: live on a terminal, as lines elsewhere, as JSON lines for programs.
+
+Progress goes to standard error, results to standard output; with ``--json`` all of it is
+JSON lines on standard output.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from qup.model import events
+from qup.model.units import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+JSON_SCHEMA = 1
+"""Version of everything that ``--json`` prints; see ``docs/reference/json.md``."""
+
+_QUIET_PHASE = 0.3
+"""Seconds that a phase may take before plain output says that it has begun."""
+
+
+class Interface:
+    """A listener that is also a context manager; the default says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def __call__(self, event: events.Event) -> None:
+        """Show an event."""
+
+
+class JsonLines(Interface):
+    """Every event as a line of JSON."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __call__(self, event: events.Event) -> None:
+        line = {"schema": JSON_SCHEMA, **event.to_dict()}
+        print(json.dumps(line), file=self._stream, flush=True)
+
+
+class Plain(Interface):
+    """A line for each thing worth knowing, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console_seen: tuple[str, ...] = ()
+
+    def _write(self, machine: str, text: str) -> None:
+        prefix = f"{machine}: " if machine else ""
+        print(f"{prefix}{text}", file=self._stream, flush=True)
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.PhaseStarted(phase="boot" | "box" | "provision"):
+                self._write(event.machine, f"{event.title} ...")
+            case events.PhaseEnded():
+                self._write(event.machine, _describe_phase(event))
+            case events.Progress():
+                self._write(event.machine, f"  {event.text}")
+            case events.Message():
+                label = "warning: " if event.level == "warning" else ""
+                self._write(event.machine, f"{label}{event.text}")
+                if event.hint:
+                    self._write(event.machine, f"  hint: {event.hint}")
+            case events.Console():
+                fresh = [line for line in event.lines if line not in self._console_seen]
+                self._console_seen = event.lines
+                for line in fresh:
+                    self._write(event.machine, f"  | {line}")
+            case events.Output():
+                self._write(event.machine, f"  {event.text}")
+
+
+class Live(Interface):
+    """One live line with the phase and its time; finished phases stay above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status: Status | None = None
+        self._title = ""
+        self._began = 0.0
+        self._tail: tuple[str, ...] = ()
+        self._note = ""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.PhaseStarted():
+                self._title, self._began = f"{event.machine}: {event.title}", time.monotonic()
+                self._tail, self._note = (), ""
+                self._start()
+            case events.PhaseEnded():
+                self._stop()
+                mark = "[green]✓[/]" if event.ok else "[red]✗[/]"
+                self._print(f"{mark} ", event.machine, _describe_phase(event))
+            case events.Progress():
+                self._note = event.text
+            case events.Console():
+                self._tail = event.lines[-6:]
+            case events.Message():
+                mark = "[yellow]![/] " if event.level == "warning" else "  "
+                self._print(mark, event.machine, event.text)
+                if event.hint:
+                    self._print("  ", "", f"hint: {event.hint}", style="dim")
+            case events.Output():
+                self._print("  ", event.machine, event.text)
+
+    def _print(self, mark: str, machine: str, text: str, style: str | None = None) -> None:
+        from rich.text import Text
+
+        line = Text.from_markup(mark)
+        if machine:
+            line.append(f"{machine}: ", style="bold")
+        line.append(text, style=style)
+        self._console.print(line, highlight=False)
+
+    def _start(self) -> None:
+        self._stop()
+        self._status = self._console.status(self, spinner="dots")
+        self._status.start()
+
+    def _stop(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def __rich__(self) -> Any:
+        """The live line, drawn anew several times a second."""
+        from rich.text import Text
+
+        seconds = time.monotonic() - self._began
+        line = Text(f"{self._title}  {seconds:.1f} s", no_wrap=True, overflow="ellipsis")
+        if self._note:
+            line.append(f"  {self._note}", style="dim")
+        for text in self._tail:
+            line.append(f"\n    {text}", style="dim")
+        return line
+
+
+def _describe_phase(event: events.PhaseEnded) -> str:
+    result = f" ({event.result})" if event.result else ""
+    failed = "" if event.ok else " failed"
+    return f"{event.title}{failed}: {format_duration(event.seconds)}{result}"
+
+
+def open_interface(*, as_json: bool, quiet: bool = False) -> Interface:
+    """The interface that fits where the output goes."""
+    if as_json:
+        return JsonLines(sys.stdout)
+    if quiet:
+        return Interface()
+    if not sys.stderr.isatty():
+        return Plain(sys.stderr)
+    from rich.console import Console  # 40 ms, and only for a terminal
+
+    console = Console(stderr=True)
+    return Plain(sys.stderr) if console.is_dumb_terminal else Live(console)

@@ -1,0 +1,123 @@
+"""The network mode ``user``: its options, its plan, and what it objects to."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from qup.api import Forward, NetworkMode, NicRequest
+from qup.builtin.network_user import UserNetwork, qup_network_modes
+
+NIC = NicRequest("web", "web.example", 0, "52:54:00:00:00:01")
+
+
+def options(**values: Any) -> Any:
+    return UserNetwork().options.model_validate(values)
+
+
+def test_registration() -> None:
+    (mode,) = qup_network_modes()
+    found: NetworkMode = mode
+    assert found.name == "user"
+    assert found.summary
+
+
+def test_importing_it_does_not_import_pydantic() -> None:
+    code = "import sys, qup.builtin.network_user; sys.exit('pydantic' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=sys.path[0] or None, check=False,
+                          env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0  # fmt: skip
+
+
+def test_forwards_are_read() -> None:
+    read = options(forward=["8080:80", "0:8000", "127.0.0.2:5353:53/udp"]).forward
+    assert read == (
+        Forward("tcp", "127.0.0.1", 8080, 80),
+        Forward("tcp", "127.0.0.1", 0, 8000),
+        Forward("udp", "127.0.0.2", 5353, 53),
+    )
+    assert options().forward == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "said"),
+    [
+        ({"forward": ["80"]}, ("forward", 0), "'80' is not a forward; write"),
+        ({"forward": ["8080:80", "1:99999"]}, ("forward", 1), "ports go from 1 to 65535"),
+        ({"forward": ["1:2", 8080]}, ("forward", 1), "8080 is not a forward"),
+        ({"forward": [["1:2"]]}, ("forward", 0), "is not a forward"),
+        ({"forward": "8080:80"}, ("forward",), "tuple"),
+        (
+            {"forward": ["8080:80", "8080:81"]},
+            ("forward",),
+            "host's port 8080/tcp is forwarded twice",
+        ),
+        ({"forward": ["0.0.0.0:8080:80", "8080:81"]}, ("forward",), "forwarded twice"),
+        ({"forward": ["8080:80", "8081:80"]}, ("forward",), "guest's port 80/tcp"),
+        ({"isolate": "yes"}, ("isolate",), "boolean"),
+        ({"forwards": []}, ("forwards",), "not permitted"),
+    ],
+)
+def test_bad_options(values: dict[str, Any], where: tuple[Any, ...], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        options(**values)
+    (error,) = caught.value.errors()
+    assert error["loc"] == where
+    assert said in error["msg"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        ["8080:80", "8080:80/udp"],
+        ["127.0.0.1:8080:80", "127.0.0.2:8080:81"],
+        ["0:80", "0:81"],
+    ],
+)
+def test_forwards_that_get_along(rules: list[str]) -> None:
+    assert len(options(forward=rules).forward) == 2
+
+
+def test_schema_describes_forwards() -> None:
+    schema = UserNetwork().options.model_json_schema(by_alias=True)
+    assert schema["properties"]["forward"]["items"]["type"] == "string"
+    assert all(one.get("description") for one in schema["properties"].values())
+
+
+def test_plan() -> None:
+    plan = UserNetwork().plan(options(forward=["8080:80"]), NIC)
+    assert plan.netdev == {"type": "user", "hostname": "web.example", "ipv6": "off"}
+    assert [forward.rule for forward in plan.forwards] == ["tcp:127.0.0.1:8080-:80"]
+    assert plan.ssh_address is None
+    assert plan.actions == ()
+    assert UserNetwork().plan(options(isolate=True), NIC).netdev["restrict"] == "on"
+
+
+def test_taken_port_is_left_to_the_start(tmp_path: object) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = UserNetwork().problems(options(forward=[f"{port}:80", "0:81"]), None)  # type: ignore[arg-type]
+    assert found == []
+
+
+def test_address_of_another_computer() -> None:
+    (problem,) = UserNetwork().problems(options(forward=["192.0.2.1:8080:80"]), None)  # type: ignore[arg-type]
+    assert "192.0.2.1 is not an address of this computer" in problem.message
+
+
+def test_port_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(socket.socket):
+        def bind(self, address: Any) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "socket", Refusing)
+    (problem,) = UserNetwork().problems(options(forward=["80:80"]), None)  # type: ignore[arg-type]
+    assert "below 1024" in problem.message
+    assert problem.hint == "take a higher one, such as 8080"
