@@ -37,6 +37,7 @@ from qup.errors import (
     ProvisionError,
     QupError,
 )
+from qup.images import inspect_image
 from qup.model.box import Box, BoxFile, BoxSpec
 from qup.model.events import Event
 from qup.model.network import (
@@ -48,7 +49,6 @@ from qup.model.network import (
 )
 from qup.model.plan import AcceleratorPlan, ExtraArguments, Plan
 from qup.process import Result, run
-from qup.qemu.disk import inspect_image
 
 if TYPE_CHECKING:
     from qup.model.config import MachineConfig, Settings

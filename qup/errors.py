@@ -102,10 +102,15 @@ class MachineError(QupError):
 
 
 class GuestError(QupError):
-    """The guest never became ready."""
+    """The guest never became ready.
+
+    Attributes:
+        worth_a_look: the guest runs, and its console may tell why.
+    """
 
     exit_code = 10
     kind = "guest"
+    worth_a_look = False
 
 
 class ProvisionError(QupError):

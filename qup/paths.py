@@ -127,6 +127,11 @@ class RuntimeFolder:
 
     root: Path
 
+    @classmethod
+    def of(cls, root: str) -> RuntimeFolder:
+        """The one that a state remembers."""
+        return cls(Path(root))
+
     @property
     def control(self) -> Path:
         """QMP for short commands."""

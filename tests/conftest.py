@@ -77,8 +77,9 @@ UNWANTED = ("CI", "CLICOLOR_FORCE", "FORCE_COLOR", "SSH_AUTH_SOCK", "SUDO_UID", 
 
 
 @pytest.fixture(scope="session")
-def sandboxes() -> Iterator[Path]:
+def sandboxes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a short path for this worker's sandboxes, removed at the end."""
+    tmp_path_factory.getbasetemp()  # made now, where TMPDIR is not yet one test's own
     folder = Path(tempfile.mkdtemp(prefix="qt-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -113,8 +113,8 @@ def build(
 
     Examples: `qup box build tiny`, `qup box build tiny --force`
     """
+    from qup.runner.materials import fetch_box
     from qup.runner.prepare import resolve_box
-    from qup.runner.up import fetch_box
 
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = _context(ctx, show)

@@ -41,7 +41,7 @@ def console(ctx: typer.Context, name: Name = None) -> None:
     folder = context.project.machine(machine)
     state = require_alive(folder)
     assert state.launch is not None
-    runtime = RuntimeFolder(Path(state.launch.runtime))
+    runtime = RuntimeFolder.of(state.launch.runtime)
     with (
         lock(folder.root / "console.lock", what=f"the console of {machine}", timeout=0.0),
         _connect(runtime.console, machine) as connection,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,7 +41,7 @@ def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
     with context.lock(folder):
         state = require_alive(folder)
         assert state.launch is not None
-        runtime = RuntimeFolder(Path(state.launch.runtime))
+        runtime = RuntimeFolder.of(state.launch.runtime)
         with Qmp.connect(runtime.control, timeout=5.0) as monitor:
             yield machine, monitor
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
@@ -74,7 +73,7 @@ def _replace_by_ssh(
 ) -> None:
     """Become ssh. Its exit code is then ours, and nothing of qup stays in memory."""
     assert state.launch is not None
-    runtime = RuntimeFolder(Path(state.launch.runtime))
+    runtime = RuntimeFolder.of(state.launch.runtime)
     keys = SshFolder(folder.ssh)
     if not keys.config.exists():
         raise MachineError(

@@ -241,12 +241,14 @@ class _Watch:
         hint = f"all of it: 'qup logs {self.machine}'"
         if timeout:
             hint += f"; look inside: 'qup console {self.machine}'; more time: 'boot-timeout'"
-        return GuestError(
+        error = GuestError(
             f"machine {self.machine}: {reason}",
             hint=hint,
             details="\n".join(self.console.lines()) or None,
             machine=self.machine,
         )
+        error.worth_a_look = timeout
+        return error
 
 
 def _describe_shutdown(data: dict[str, object]) -> str:

@@ -131,6 +131,8 @@ def master_is_open(runtime: RuntimeFolder) -> bool:
 class SshFailure(GuestError):
     """ssh could not connect; ``final`` says that trying again can't help."""
 
+    worth_a_look = True
+
     def __init__(self, message: str, *, said: str, final: bool, hint: str | None = None) -> None:
         super().__init__(message, details=said or None, hint=hint)
         self.final = final

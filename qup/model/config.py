@@ -41,6 +41,12 @@ MAX_MEMORY = 4 * units.TIB
 MAX_DISK = 64 * units.TIB
 MAX_CPUS = 1024
 
+
+def json_pattern(pattern: re.Pattern[str]) -> str:
+    r"""A pattern for a whole text, in the dialect of JSON Schema, which has no ``\Z``."""
+    return "^(?:" + pattern.pattern.replace(r"\Z", "$") + ")$"
+
+
 _SIZE_SCHEMA = {
     "anyOf": [
         {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([KMGT](i?B)?|B)?$"},
@@ -66,6 +72,10 @@ def _matching(pattern: re.Pattern[str], what: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _described(pattern: re.Pattern[str]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": json_pattern(pattern)})
+
+
 def _memory(value: object) -> int:
     return units.parse_size(value, low=16 * units.MIB, high=MAX_MEMORY)
 
@@ -77,10 +87,24 @@ def _disk(value: object) -> int:
 Memory = Annotated[int, BeforeValidator(_memory), WithJsonSchema(_SIZE_SCHEMA)]
 DiskSize = Annotated[int, BeforeValidator(_disk), WithJsonSchema(_SIZE_SCHEMA)]
 Duration = Annotated[float, BeforeValidator(units.parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
-Hostname = Annotated[str, _matching(HOSTNAME, "a host name (letters, digits, hyphens, dots)")]
-User = Annotated[str, _matching(USER, "a user name (lower case letters, digits, _ and -)")]
-QemuWord = Annotated[str, _matching(QEMU_WORD, "a plain word that QEMU knows")]
-QemuCpu = Annotated[str, _matching(QEMU_CPU, "a CPU model with features, such as max,-svm")]
+Hostname = Annotated[
+    str,
+    _matching(HOSTNAME, "a host name (letters, digits, hyphens, dots)"),
+    _described(HOSTNAME),
+]
+User = Annotated[
+    str,
+    _matching(USER, "a user name (lower case letters, digits, _ and -)"),
+    _described(USER),
+]
+QemuWord = Annotated[
+    str, _matching(QEMU_WORD, "a plain word that QEMU knows"), _described(QEMU_WORD)
+]
+QemuCpu = Annotated[
+    str,
+    _matching(QEMU_CPU, "a CPU model with features, such as max,-svm"),
+    _described(QEMU_CPU),
+]
 
 
 class Settings(BaseModel):

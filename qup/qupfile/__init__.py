@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from qup.qupfile.document import MAX_BYTES, Document, parse, read
 from qup.qupfile.layers import SETTINGS, Setting
-from qup.qupfile.loading import DEFAULT_MACHINE, MAX_MACHINES, Registry, load
+from qup.qupfile.loading import Registry, load
 from qup.qupfile.problems import Problem, QupfileErrors
 from qup.qupfile.rules import Untrusted
 from qup.qupfile.rules import find_untrusted as untrusted
 from qup.qupfile.schema import make_schema as schema
+from qup.qupfile.tables import DEFAULT_MACHINE, MAX_MACHINES
 
 __all__ = [
     "DEFAULT_MACHINE",

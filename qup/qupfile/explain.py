@@ -95,13 +95,14 @@ def hint_for_key(key: str, table: str, known: Iterable[str], elsewhere: Mapping[
         table: the dotted name of its table inside of the machine; empty for the machine's own.
         known: the keys that the table has.
         elsewhere: keys of all tables, and the dotted key of each: where else it may belong.
+            Empty for tables that have nothing to do with a machine's.
     """
     words = sorted(known)
     spelled = key.lower().replace("_", "-")
     dotted = f"{table}.{spelled}" if table else spelled
     if spelled in words:
         return f"write {spelled!r}"
-    if meant := SYNONYMS.get(spelled, elsewhere.get(spelled)):
+    if elsewhere and (meant := SYNONYMS.get(spelled, elsewhere.get(spelled))):
         home, _, last = meant.rpartition(".")
         place = f"[machine.{home}]" if home else "[machine]"
         if last == spelled and meant != dotted:

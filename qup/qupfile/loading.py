@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qup.errors import PluginError
 from qup.model.config import (
-    MACHINE_NAME,
     Config,
     MachineConfig,
     MachineSettings,
@@ -19,8 +17,9 @@ from qup.model.config import (
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
-from qup.qupfile.layers import Layer, Stack, read_environment, read_overrides, stack_layers
+from qup.qupfile.layers import Stack, read_environment, read_overrides, stack_layers
 from qup.qupfile.problems import Collector
+from qup.qupfile.tables import known_keys, read_tables, walk_model
 from qup.toml_positions import KeyPath
 
 if TYPE_CHECKING:
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from qup.api import NetworkMode, Provisioner
-
-DEFAULT_MACHINE = "default"
-"""The machine's name when the Qupfile names none."""
-
-MAX_MACHINES = 1000
 
 
 class Registry(Protocol):
@@ -80,7 +74,7 @@ def load(
         read_environment(environment or {}),
         read_overrides(overrides or {}, assignments, problems),
     )
-    base, tables = _read_tables(document, problems)
+    base, tables = read_tables(document, problems)
     for layer in (base, *tables.values()):
         _Machine(stack_layers(document, [layer]), registry, problems).check_alone()
     stacks: dict[str, Stack] = {}
@@ -95,105 +89,6 @@ def load(
     machines = {name: draft.finish(name) for name, draft in drafts.items()}
     origins = {name: find_origins(machines[name], stacks[name]) for name in machines}
     return Config(machines, origins, document.digest)
-
-
-# -- the tables of the document -------------------------------------------------------------
-
-
-def _read_tables(document: Document, problems: Collector) -> tuple[Layer, dict[str, Layer]]:
-    """``[machine]``, and the tables of ``[machines]`` by name."""
-    for key in document.data.keys() - {"machine", "machines"}:
-        hint = _hint_for_top(key, document.data[key])
-        problems.add(
-            document.problem((key,), f"unknown key {shorten(key)}", hint=hint, at_key=True)
-        )
-    base = _read_table(document, ("machine",), problems, "write [machine]")
-    named = document.data.get("machines", {})
-    if not isinstance(named, dict):
-        hint = "write [machines.NAME] for each machine"
-        _refuse_non_table(document, ("machines",), named, problems, hint)
-        named = {}
-    if len(named) > MAX_MACHINES:
-        message = f"{len(named)} machines are too many: the most is {MAX_MACHINES}"
-        problems.add(document.problem(("machines",), message, at_key=True))
-        problems.check()
-    tables = {
-        name: _read_table(document, ("machines", name), problems, f"write [machines.{name}]")
-        for name in named
-        if _check_name(document, name, named[name], problems)
-    }
-    if not named:
-        tables[DEFAULT_MACHINE] = Layer("Qupfile", {}, ("machine",))
-    return base, tables
-
-
-def _read_table(document: Document, path: KeyPath, problems: Collector, hint: str) -> Layer:
-    value: Any = document.data
-    for part in path:
-        value = value.get(part, {})
-    if isinstance(value, dict):
-        return Layer("Qupfile", value, path)
-    _refuse_non_table(document, path, value, problems, hint)
-    return Layer("Qupfile", {}, path)
-
-
-def _refuse_non_table(
-    document: Document, path: KeyPath, value: object, problems: Collector, hint: str
-) -> None:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        hint += ", with single brackets"
-    message = f"expected a table, got {explain.describe(value)}"
-    problems.add(document.problem(path, message, hint=hint))
-
-
-def _check_name(document: Document, name: str, value: object, problems: Collector) -> bool:
-    if MACHINE_NAME.fullmatch(name):
-        return True
-    message = f"{shorten(name)} is not a machine's name"
-    hint = "1 to 63 lower case letters, digits and hyphens, not a reserved word such as 'con'"
-    spelled = name.strip().lower().replace("_", "-").replace(" ", "-")
-    if not isinstance(value, dict) and name in _known_keys():
-        hint = f"{name!r} belongs in [machine] or [machines.NAME]"
-    elif MACHINE_NAME.fullmatch(spelled):
-        hint = f"did you mean {spelled!r}?"
-    problems.add(document.problem(("machines", name), message, hint=hint, at_key=True))
-    return False
-
-
-def _hint_for_top(key: str, value: object) -> str:
-    spelled = key.lower().replace("_", "-")
-    if spelled in ("machines", "machine", "vm", "vms", "domain", "guest", "guests"):
-        return "did you mean 'machines'?" if spelled.endswith("s") else "did you mean 'machine'?"
-    meant = explain.SYNONYMS.get(spelled) or _known_keys().get(spelled)
-    if meant:
-        table, _, last = meant.rpartition(".")
-        return f"{last!r} belongs in [{'.'.join(filter(None, ('machine', table)))}]"
-    if close := explain.did_you_mean(spelled, ("machine", "machines")):
-        return f"did you mean {close!r}?"
-    if isinstance(value, dict) and MACHINE_NAME.fullmatch(key):
-        return f"a machine's table is [machines.{key}]"
-    if close := explain.did_you_mean(spelled, _known_keys()):
-        return _hint_for_top(close, value)
-    return "known here: machine, machines"
-
-
-@cache
-def _known_keys() -> Mapping[str, str]:
-    """The keys of all tables, and the dotted key of each; the outer ones go first."""
-    known: dict[str, str] = {}
-    for path in _walk_model(MachineSettings):
-        known.setdefault(path[-1], ".".join(path))
-    known["forward"] = "network.forward"
-    return dict(sorted(known.items(), key=lambda item: item[1].count(".")))
-
-
-def _walk_model(model: type[BaseModel], base: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, field in model.model_fields.items():
-        path = (*base, field.alias or name)
-        yield path
-        table: Any = field.annotation
-        if hasattr(table, "model_fields"):
-            yield from _walk_model(table, path)
 
 
 # -- one machine ----------------------------------------------------------------------------
@@ -372,7 +267,7 @@ class _Machine:
         if where == "network":
             known.append("mode")
         key = str(path[-1])
-        elsewhere = {} if path[0] == "provision" else _known_keys()
+        elsewhere = {} if path[0] == "provision" else known_keys()
         return explain.hint_for_key(key, where, known, elsewhere)
 
 
@@ -393,7 +288,7 @@ def _field_type(model: Any, alias: object) -> Any:
 def find_origins(machine: MachineConfig, stack: Stack) -> dict[str, Origin]:
     """Where each of a machine's values came from, by dotted key; defaults are among them."""
     paths = [
-        path for path in _walk_model(MachineSettings) if path[0] not in _TABLES or len(path) > 1
+        path for path in walk_model(MachineSettings) if path[0] not in _TABLES or len(path) > 1
     ]
     options = type(machine.network).model_fields
     paths += [("network", field.alias or name) for name, field in options.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qup.model.config import MACHINE_NAME, MachineSettings, NetworkSettings
+from qup.model.config import MACHINE_NAME, MachineSettings, NetworkSettings, json_pattern
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -49,7 +49,7 @@ def make_schema(registry: Registry) -> Schema:
             "machines": {
                 "description": "Several machines: a table for each, over what [machine] says.",
                 "type": "object",
-                "propertyNames": {"pattern": _anchor(MACHINE_NAME.pattern)},
+                "propertyNames": {"pattern": json_pattern(MACHINE_NAME)},
                 "additionalProperties": reference,
             },
         },
@@ -124,14 +124,11 @@ def _tidy(schema: Any) -> Any:
         if not (key == "title" and isinstance(value, str))
         and not (key == "default" and value is None)
     }
+    if isinstance(tidy.get("description"), str):
+        tidy["description"] = tidy["description"].replace("``", "")
     choices = tidy.get("anyOf")
     if isinstance(choices, list) and {"type": "null"} in choices:
         choices = [choice for choice in choices if choice != {"type": "null"}]
         del tidy["anyOf"]
         tidy = {**choices[0], **tidy} if len(choices) == 1 else {**tidy, "anyOf": choices}
     return tidy
-
-
-def _anchor(pattern: str) -> str:
-    r"""A pattern of Python for the whole text, in the dialect of JSON Schema (no ``\Z``)."""
-    return "^(?:" + pattern.replace(r"\Z", "$") + ")$"

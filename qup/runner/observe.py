@@ -139,7 +139,7 @@ def _last_words(log: Path) -> str:
 def _ask(folder: MachineFolder, seen: Observation) -> Observation:
     assert seen.state is not None
     assert seen.state.launch is not None
-    runtime = RuntimeFolder(Path(seen.state.launch.runtime))
+    runtime = RuntimeFolder.of(seen.state.launch.runtime)
     try:
         with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
             answer = monitor.execute("query-status", timeout=MONITOR_TIMEOUT)

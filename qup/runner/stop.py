@@ -55,7 +55,7 @@ class _Target:
     @property
     def runtime(self) -> RuntimeFolder:
         launch = self.state.launch
-        return RuntimeFolder(Path(launch.runtime)) if launch else runtime_folder(self.state.id)
+        return RuntimeFolder.of(launch.runtime) if launch else runtime_folder(self.state.id)
 
     def gone(self, timeout: float) -> bool:
         return wait_gone(self.pid, timeout)
@@ -200,7 +200,7 @@ def clean_up(ctx: Context, folder: MachineFolder, state: State) -> None:
     launch = state.launch
     if launch is None:
         return
-    runtime = RuntimeFolder(Path(launch.runtime))
+    runtime = RuntimeFolder.of(launch.runtime)
     ssh.close_master(SshFolder(folder.ssh), runtime, folder.name)
     undo(ctx, folder.name, state.id)
     runtime.remove()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qup import images
 from qup.errors import BoxError, ConfigError, HostError
 from qup.process import run
 from qup.qemu import disk
@@ -76,7 +77,7 @@ def test_overlay_of_any_name(tmp_path: Path, name: str) -> None:
     disk.create_blank(base, 32 * MIB)
     before = base.read_bytes()
     disk.create_overlay(path, base, "qcow2", 64 * MIB)
-    assert disk.virtual_size(path, "qcow2") == 64 * MIB
+    assert images.virtual_size(path, "qcow2") == 64 * MIB
     assert base.read_bytes() == before
     said = run(["qemu-img", "info", "-f", "qcow2", "--output=json", path]).stdout
     assert '"backing-filename-format": "qcow2"' in said
@@ -152,7 +153,7 @@ def test_grow(tmp_path: Path) -> None:
     disk.create_blank(path, 32 * MIB)
     disk.grow(path, 32 * MIB)
     disk.grow(path, 48 * MIB)
-    assert disk.virtual_size(path, "qcow2") == 48 * MIB
+    assert images.virtual_size(path, "qcow2") == 48 * MIB
     with pytest.raises(ConfigError, match="can't shrink"):
         disk.grow(path, 32 * MIB)
 
@@ -180,7 +181,7 @@ def test_check(tmp_path: Path) -> None:
 
 def test_sound_header(tmp_path: Path) -> None:
     path = image(tmp_path, header())
-    assert disk.inspect_header(path, "qcow2") == disk.virtual_size(path, "qcow2") == 64 * MIB
+    assert images.inspect_header(path, "qcow2") == images.virtual_size(path, "qcow2") == 64 * MIB
 
 
 @QEMU_IMG
@@ -205,7 +206,7 @@ def test_what_qemu_makes_is_accepted(tmp_path: Path, options: str, size: int) ->
         pytest.skip("takes long")
     path = tmp_path / "image"
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path, str(size)])
-    assert disk.inspect_header(path, "qcow2") == size
+    assert images.inspect_header(path, "qcow2") == size
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_what_qemu_makes_is_accepted(tmp_path: Path, options: str, size: int) ->
 def test_hostile_header(tmp_path: Path, changes: dict[str, int], message: str) -> None:
     path = image(tmp_path, header(**changes), 64 * MIB)
     with pytest.raises(BoxError, match=message):
-        disk.inspect_header(path, "qcow2")
+        images.inspect_header(path, "qcow2")
 
 
 @QEMU_IMG
@@ -254,11 +255,11 @@ def test_real_images_that_refer_to_others(tmp_path: Path) -> None:
     disk.create_blank(tmp_path / "base", MIB)
     disk.create_overlay(tmp_path / "overlay", tmp_path / "base", "qcow2", MIB)
     with pytest.raises(BoxError, match="backing file"):
-        disk.inspect_header(tmp_path / "overlay", "qcow2")
+        images.inspect_header(tmp_path / "overlay", "qcow2")
     options = f"data_file={tmp_path / 'data'},data_file_raw=on"
     run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, tmp_path / "outside", "1M"])
     with pytest.raises(BoxError, match="another file"):
-        disk.inspect_header(tmp_path / "outside", "qcow2")
+        images.inspect_header(tmp_path / "outside", "qcow2")
 
 
 @pytest.mark.parametrize(
@@ -279,19 +280,19 @@ def test_other_files_are_named(tmp_path: Path, content: bytes, what: str) -> Non
     path = tmp_path / "image"
     path.write_bytes(content)
     with pytest.raises(BoxError, match=f"is not a qcow2 image, it is {what}"):
-        disk.inspect_header(path, "qcow2")
+        images.inspect_header(path, "qcow2")
 
 
 def test_raw_is_never_something_else(tmp_path: Path) -> None:
     path = image(tmp_path, b"\xeb\x63\x90", MIB)
-    assert disk.inspect_header(path, "raw") == disk.virtual_size(path, "raw") == MIB
+    assert images.inspect_header(path, "raw") == images.virtual_size(path, "raw") == MIB
     with pytest.raises(BoxError, match="the most is 512K"):
-        disk.inspect_header(path, "raw", max_virtual_size=MIB // 2)
+        images.inspect_header(path, "raw", max_virtual_size=MIB // 2)
     with pytest.raises(BoxError, match="a qcow2 image, not a raw"):
-        disk.inspect_header(image(tmp_path, header()), "raw")
+        images.inspect_header(image(tmp_path, header()), "raw")
     path.write_bytes(b"")
     with pytest.raises(BoxError, match="empty, not a raw"):
-        disk.inspect_header(path, "raw")
+        images.inspect_header(path, "raw")
 
 
 def test_only_regular_files(tmp_path: Path) -> None:
@@ -299,22 +300,22 @@ def test_only_regular_files(tmp_path: Path) -> None:
     begin = time.monotonic()
     for path in (tmp_path, tmp_path / "fifo", Path("/dev/null")):
         with pytest.raises(BoxError, match="not a regular file"):
-            disk.virtual_size(path, "raw")
+            images.virtual_size(path, "raw")
     with pytest.raises(BoxError, match=r"can't open the image .*: No such file"):
-        disk.virtual_size(tmp_path / "nothing", "raw")
+        images.virtual_size(tmp_path / "nothing", "raw")
     assert time.monotonic() - begin < 1, "a fifo must not be waited for"
 
 
 @pytest.mark.parametrize("length", range(104))
 def test_header_that_is_cut_off(length: int) -> None:
     with pytest.raises(BoxError):
-        disk.parse_header(header()[:length], length, "x")
+        images.parse_header(header()[:length], length, "x")
 
 
 def test_image_that_is_cut_off() -> None:
-    assert disk.parse_header(header(), 0x30008, "x").virtual_size == 64 * MIB
+    assert images.parse_header(header(), 0x30008, "x").virtual_size == 64 * MIB
     with pytest.raises(BoxError, match="damaged"):
-        disk.parse_header(header(), 0x30007, "x")
+        images.parse_header(header(), 0x30007, "x")
 
 
 @pytest.mark.parametrize(
@@ -323,10 +324,10 @@ def test_image_that_is_cut_off() -> None:
 def test_kind_of_compression_agrees_with_its_feature(feature: int, kind: int, sound: bool) -> None:
     start = header(incompatible=feature, header_length=112) + bytes([kind]) + b"\0" * 7
     if sound:
-        disk.parse_header(start, 0x31000, "x")
+        images.parse_header(start, 0x31000, "x")
     else:
         with pytest.raises(BoxError, match="damaged"):
-            disk.parse_header(start, 0x31000, "x")
+            images.parse_header(start, 0x31000, "x")
 
 
 @settings(max_examples=400, deadline=None)
@@ -334,7 +335,7 @@ def test_kind_of_compression_agrees_with_its_feature(feature: int, kind: int, so
 def test_any_bytes_are_refused_or_understood(content: bytes, length: int) -> None:
     for start in (content, b"QFI\xfb" + content):
         try:
-            found = disk.parse_header(start, length, "x")
+            found = images.parse_header(start, length, "x")
         except BoxError:
             continue
         assert 0 <= found.virtual_size < 1 << 63
@@ -356,7 +357,7 @@ def test_any_field_is_refused_or_understood(changes: dict[str, int], length: int
     except struct.error:
         return  # the number doesn't fit the field
     try:
-        found = disk.parse_header(start, length, "x")
+        found = images.parse_header(start, length, "x")
     except BoxError:
         return
     assert found.version in (2, 3)
@@ -365,7 +366,10 @@ def test_any_field_is_refused_or_understood(changes: dict[str, int], length: int
 
 @QEMU_IMG
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100,
+    deadline=None,
+    derandomize=True,  # the answer is QEMU's, which differs from version to version
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.dictionaries(FIELD, NUMBERS, min_size=1, max_size=2))
 def test_what_is_accepted_qemu_accepts_too(tmp_path: Path, changes: dict[str, int]) -> None:
@@ -374,9 +378,11 @@ def test_what_is_accepted_qemu_accepts_too(tmp_path: Path, changes: dict[str, in
         start = header(**changes)
     except struct.error:
         return
+    if changes.get("version") == 2:
+        start = start[:72]  # extensions would follow, which end with zeros
     path = image(tmp_path, start, 64 * MIB)
     try:
-        size = disk.inspect_header(path, "qcow2")
+        size = images.inspect_header(path, "qcow2")
     except BoxError:
         return
     if changes.get("snapshots"):

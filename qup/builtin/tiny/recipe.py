@@ -13,16 +13,15 @@ The same packages give the same bytes.
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources.abc import Traversable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from qup.builtin.tiny import debs, elf, kernel
-from qup.builtin.tiny.debs import Package
+from qup.builtin.tiny import contents, debs, dropbear, kernel
+from qup.builtin.tiny.contents import Machine
+from qup.builtin.tiny.debs import Package, Report
 from qup.builtin.tiny.errors import RecipeError
 from qup.builtin.tiny.tree import MTIME, Entry, Tree
 
@@ -35,7 +34,7 @@ FILES = ("kernel", "initrd", "disk.qcow2")
 
 CMDLINE = (
     # Kernel messages stay in `dmesg` unless they are errors; the console belongs to userland.
-    "console=ttyS0 quiet"
+    "console={console} quiet"
     # A panic ends the machine (QEMU's -no-reboot) or restarts it, after the message is out.
     " panic=1"
     # The kernel's self-tests of its cipher code take a fifth of the boot in emulation.
@@ -45,7 +44,7 @@ CMDLINE = (
     # Skip an interrupt test that is known to fail now and then on a busy host.
     " no_timer_check"
 )
-"""What the kernel should be told; safe with every accelerator."""
+"""What the kernel should be told; safe with every accelerator. ``console`` is the machine's."""
 
 CMDLINE_TCG = (
     # Emulation does not speculate: there is nothing to mitigate.
@@ -54,17 +53,9 @@ CMDLINE_TCG = (
 """What may be added to :data:`CMDLINE` in emulation, and only there."""
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What differs between architectures: Debian's names and where libraries are."""
-
-    kernel: str
-    libraries: str
-
-
 ARCHES: Mapping[str, Machine] = {
-    "amd64": Machine("linux-image-cloud-amd64", "x86_64-linux-gnu"),
-    "arm64": Machine("linux-image-cloud-arm64", "aarch64-linux-gnu"),
+    "amd64": Machine("linux-image-cloud-amd64", "x86_64-linux-gnu", "ttyS0"),
+    "arm64": Machine("linux-image-cloud-arm64", "aarch64-linux-gnu", "ttyAMA0"),
 }
 """Architectures by Debian's names. arm64 is made the same way but is not tested."""
 
@@ -72,44 +63,7 @@ ALIASES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 ROOTS = ("busybox-static", "daemontools", "dropbear-bin", "e2fsprogs", "openssh-sftp-server")
 
-ROOT_HELPER = "/usr/lib/qup/setuidgid"
-"""Runs a command as any user, setuid root; only group sudo may execute it."""
-
-SUDO_GROUP = 27
-"""As in guest/root/etc/group (and in Debian)."""
-
-PROGRAMS: Mapping[str, str] = {
-    "/bin/busybox": "/usr/bin/busybox",
-    "/usr/bin/busybox": "/usr/bin/busybox",
-    "/usr/sbin/dropbear": "/usr/bin/dropbear",
-    "/usr/bin/dropbearkey": "/usr/bin/dropbearkey",
-    "/usr/bin/dropbearconvert": "/usr/bin/dropbearconvert",
-    "/usr/bin/dbclient": "/usr/bin/dbclient",
-    # dropbear was compiled with this path.
-    "/usr/lib/openssh/sftp-server": "/usr/lib/sftp-server",
-    # How sudo becomes root; the rights are in ROOT_HELPER.
-    "/usr/bin/setuidgid": ROOT_HELPER,
-    "/sbin/e2fsck": "/usr/bin/e2fsck",
-    "/usr/sbin/e2fsck": "/usr/bin/e2fsck",
-    "/sbin/resize2fs": "/usr/bin/resize2fs",
-    "/usr/sbin/resize2fs": "/usr/bin/resize2fs",
-}
-"""Where a package has a program, and where the guest has it: one directory serves all."""
-
-MODULES = (
-    *("virtio_pci", "virtio_mmio", "virtio_rng", "virtio_blk", "virtio_net"),
-    *("virtio_console", "virtiofs", "vmw_vsock_virtio_transport", "virtio_balloon"),
-    *("overlay", "isofs", "vfat", "nls_cp437", "nls_ascii", "squashfs"),
-    *("evdev", "button", "pvpanic_pci", "pvpanic_mmio", "qemu_fw_cfg"),
-    *("bridge", "veth", "tun"),
-)
-"""What the guest can load; what it does load is up to ``guest/init``."""
-
-DIRECTORIES = ("dev", "home", "mnt", "opt", "proc", "run", "srv", "sys", "var/log")
-"""Empty ones that the guest's root has."""
-
-HIDDEN_APPLETS = frozenset({"init", "linuxrc", "dpkg", "dpkg-deb", "rpm", "rpm2cpio", "busybox"})
-"""Applets without a link: replaced by our own, or useless without what they serve."""
+SSHD = "/box/usr/bin/dropbear"
 
 DISK_SIZE = 1 << 30
 """The smallest disk (in bytes) of a machine; the guest grows the file system to the real one."""
@@ -144,11 +98,11 @@ class Manifest:
     kernel: str
     packages: tuple[Package, ...]
     sha256: Mapping[str, str]
-    cmdline: str = CMDLINE
+    cmdline: str
     cmdline_tcg: str = CMDLINE_TCG
 
 
-def build(out: Path, *, arch: str, report: Callable[[str], None]) -> Manifest:
+def build(out: Path, *, arch: str, report: Report) -> Manifest:
     """Make the box in a directory.
 
     Args:
@@ -170,24 +124,26 @@ def build(out: Path, *, arch: str, report: Callable[[str], None]) -> Manifest:
         image, names = choose_packages(apt.dependencies([machine.kernel, *ROOTS]), machine.kernel)
         fetched = {deb.package.name: deb for deb in apt.download([image, *names])}
         report("unpacking the kernel")
-        boot = debs.read_deb(fetched[image].path, _is_kernel_file)
+        boot = debs.read_deb(fetched[image].path, contents.is_kernel_file)
         files = {
-            name: debs.read_deb(fetched[name].path, lambda path: is_taken(path, machine))
+            name: debs.read_deb(fetched[name].path, lambda path: contents.is_taken(path, machine))
             for name in names
         }
     release = _find_release(boot)
-    tree, used = assemble(files, machine)
+    tree, used = contents.assemble(files, machine)
+    mend_sshd(tree, fetched["dropbear-bin"].package, report)
     packages = tuple(
         sorted((fetched[name].package for name in {*used, image}), key=lambda package: package.name)
     )
-    add_modules(tree, boot, release)
-    version = add_guest(tree, packages, arch)
+    contents.add_modules(tree, boot, release)
+    version = f"{RECIPE}-{contents.add_guest(tree, packages, RECIPE)}"
     report("writing the box")
     (out / "kernel").write_bytes(kernel.extract_kernel(boot[f"/boot/vmlinuz-{release}"].data))
     (out / "initrd").write_bytes(tree.to_cpio())
     make_disk(out / "disk.qcow2", mke2fs, qemu_img)
     digests = {name: _digest(out / name) for name in FILES}
-    return Manifest(version, arch, release, packages, digests)
+    cmdline = CMDLINE.format(console=machine.console)
+    return Manifest(version, arch, release, packages, digests, cmdline)
 
 
 def choose_packages(
@@ -216,129 +172,18 @@ def choose_packages(
     return images[0], sorted(chosen)
 
 
-def is_taken(path: str, machine: Machine) -> bool:
-    """Whether a package's file may go into the guest: a program of ours or a library."""
-    directory = f"/lib/{machine.libraries}/"
-    library = path.startswith((directory, f"/usr{directory}")) and ".so" in path
-    loader = path.startswith(("/lib64/ld-", "/lib/ld-", "/usr/lib64/ld-", "/usr/lib/ld-"))
-    return path in PROGRAMS or library or loader
-
-
-def assemble(files: Mapping[str, Mapping[str, Entry]], machine: Machine) -> tuple[Tree, set[str]]:
-    """Programs and exactly the libraries they need, below ``/box``; and who provided them.
-
-    Raises:
-        RecipeError: a program or a library is in none of the packages.
-    """
-    tree, used = Tree(), set()
-    where = {path: name for name, members in files.items() for path in members}
-    contents = {path: entry for members in files.values() for path, entry in members.items()}
-    pending: list[str] = []
-    for source, target in PROGRAMS.items():
-        if source in contents:
-            data = contents[source].data
-            if target == ROOT_HELPER:
-                tree.add_file(f"/box{target}", data, 0o4750, group=SUDO_GROUP)
-            else:
-                tree.add_file(f"/box{target}", data, 0o755)
-            used.add(where[source])
-            pending += elf.read_needed(data)
-            _add_loader(tree, contents, elf.read_interpreter(data), machine)
-    absent = {target for target in PROGRAMS.values() if f"/box{target}" not in tree}
-    if absent:
-        raise RecipeError(
-            f"the packages have no {', '.join(sorted(absent))}",
-            "this release of the distribution is newer than qup: tell qup's developers",
+def mend_sshd(tree: Tree, package: Package, report: Report) -> None:
+    """Replace an affected dropbear by a mended one, or say that this wasn't possible."""
+    if not dropbear.is_affected(package.version):
+        return
+    mended = dropbear.mend_sessions(tree[SSHD].data)
+    if mended is None:
+        report(
+            f"warning: {package.name} {package.version} may drop sessions that are opened at"
+            " the same time over one connection (see qup/builtin/tiny/dropbear.py)"
         )
-    while pending:
-        soname = pending.pop()
-        target = f"/box/lib/{machine.libraries}/{soname}"
-        if target not in tree:
-            path = _find_library(contents, soname, machine)
-            tree.add_file(target, contents[path].data, 0o755)
-            used.add(where[path])
-            pending += elf.read_needed(contents[path].data)
-    add_applets(tree)
-    return tree, used
-
-
-def add_applets(tree: Tree) -> None:
-    """A link to busybox for each of its applets, as ``busybox --install -s`` would make them."""
-    for applet in read_applets(tree["/box/usr/bin/busybox"].data):
-        path = f"/box/usr/bin/{applet}"
-        if applet not in HIDDEN_APPLETS and path not in tree:
-            tree.add_link(path, "busybox")
-
-
-def read_applets(binary: bytes) -> tuple[str, ...]:
-    """The applets of a busybox, from the table of names it carries (``applet_names``).
-
-    Reading beats asking ``busybox --list``: the box may be for another architecture.
-
-    Raises:
-        RecipeError: there is no such table.
-    """
-    start = binary.find(b"\0[\0[[\0")
-    end = binary.find(b"\0\0", start + 1)
-    if start < 0 or end < 0:
-        raise RecipeError(
-            "busybox-static carries no list of applets",
-            "this release of the distribution is newer than qup: tell qup's developers",
-        )
-    return tuple(name.decode() for name in binary[start + 1 : end].split(b"\0"))
-
-
-def add_modules(tree: Tree, boot: Mapping[str, Entry], release: str) -> None:
-    """The kernel modules of :data:`MODULES` and what they depend on, ready for ``modprobe``."""
-    base = _module_directory(boot, release)
-    available = {
-        path.removeprefix(f"{base}/"): entry.data
-        for path, entry in boot.items()
-        if path.startswith(f"{base}/kernel/")
-    }
-    builtin = boot.get(f"{base}/modules.builtin", Entry(0)).data.decode().split()
-    modules = kernel.select_modules(available, MODULES, builtin)
-    for path in modules:
-        # The signature says that Debian made the module, which the initrd cannot prove anyway;
-        # checking it takes some 5 ms a module in emulation.
-        tree.add_file(f"/box/lib/modules/{release}/{path}", elf.strip_signature(available[path]))
-    tree.add_file(
-        f"/box/lib/modules/{release}/modules.dep", kernel.format_modules_dep(modules).encode()
-    )
-
-
-def add_guest(tree: Tree, packages: Iterable[Package], arch: str) -> str:
-    """The files of ``guest/``: ``init`` starts, ``root/`` is laid over the tree; the version."""
-    guest = importlib.resources.files("qup.builtin.tiny") / "guest"
-    own = dict(_walk(guest))
-    digest = hashlib.sha256()
-    for package in packages:
-        digest.update(f"{package.name} {package.version} {arch}\n".encode())
-    for path, data in sorted(own.items()):
-        digest.update(f"{path} {hashlib.sha256(data).hexdigest()}\n".encode())
-    version = f"{RECIPE}-{digest.hexdigest()[:8]}"
-    for path, data in own.items():
-        if path == "/init" or path.startswith("/root/"):
-            target = path if path == "/init" else path.replace("/root/", "/box/", 1)
-            tree.add_file(
-                target,
-                data.replace(b"@VERSION@", version.encode()),
-                0o755 if data.startswith(b"#!") else 0o644,
-            )
-    for link, target in (("bin", "usr/bin"), ("sbin", "usr/bin"), ("usr/sbin", "bin")):
-        tree.add_link(f"/box/{link}", target)
-    for directory in DIRECTORIES:
-        tree.add_directory(f"/box/{directory}")
-    # Before the root is laid out, /init finds programs and libraries where they will be.
-    for name in ("bin", "lib", "lib64", "sbin", "usr"):
-        tree.add_link(f"/{name}", f"box/{name}")
-    for directory in ("dev", "proc", "sys", "run", "disk", "ram", "new"):
-        tree.add_directory(f"/{directory}")
-    tree.add_directory("/box/tmp", 0o1777)
-    tree.add_directory("/box/var/tmp", 0o1777)
-    for private in ("root", "etc/dropbear", "var/lib/qup"):
-        tree.add_directory(f"/box/{private}", 0o700)
-    return version
+    else:
+        tree.add_file(SSHD, mended, 0o755)
 
 
 def make_disk(path: Path, mke2fs: str, qemu_img: str) -> None:
@@ -374,12 +219,6 @@ def _find_machine(arch: str) -> tuple[Machine, str]:
     return ARCHES[name], name
 
 
-def _is_kernel_file(path: str) -> bool:
-    return path.startswith("/boot/vmlinuz-") or (
-        "/lib/modules/" in path and ("/kernel/" in path or path.endswith("/modules.builtin"))
-    )
-
-
 def _find_release(boot: Mapping[str, Entry]) -> str:
     for path in boot:
         if path.startswith("/boot/vmlinuz-"):
@@ -388,46 +227,6 @@ def _find_release(boot: Mapping[str, Entry]) -> str:
         "the kernel package has no /boot/vmlinuz-*",
         "this release of the distribution is newer than qup: tell qup's developers",
     )
-
-
-def _module_directory(boot: Mapping[str, Entry], release: str) -> str:
-    merged = f"/usr/lib/modules/{release}"
-    return merged if any(path.startswith(merged) for path in boot) else f"/lib/modules/{release}"
-
-
-def _add_loader(
-    tree: Tree, contents: Mapping[str, Entry], interpreter: str | None, machine: Machine
-) -> None:
-    """Put the dynamic loader where programs say it is; packages have it as a chain of links."""
-    if interpreter is None or f"/box{interpreter}" in tree:
-        return
-    path = _find_library(contents, PurePosixPath(interpreter).name, machine)
-    tree.add_file(f"/box{interpreter}", contents[path].data, 0o755)
-
-
-def _find_library(contents: Mapping[str, Entry], soname: str, machine: Machine) -> str:
-    for prefix in (f"/lib/{machine.libraries}", f"/usr/lib/{machine.libraries}"):
-        path = f"{prefix}/{soname}"
-        for _ in range(3):
-            entry = contents.get(path)
-            if entry is None:
-                break
-            if elf.is_elf(entry.data):
-                return path
-            path = os.path.normpath(f"{PurePosixPath(path).parent}/{entry.data.decode()}")
-    raise RecipeError(
-        f"no package has the library {soname}",
-        "this release of the distribution is newer than qup: tell qup's developers",
-    )
-
-
-def _walk(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
-    for child in directory.iterdir():
-        path = f"{prefix}/{child.name}"
-        if child.is_dir():
-            yield from _walk(child, path)
-        else:
-            yield path, child.read_bytes()
 
 
 def _digest(path: Path) -> str:

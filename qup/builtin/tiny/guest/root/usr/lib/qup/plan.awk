@@ -44,7 +44,7 @@ function quote(text,    parts, n, i, out) {
 function scalar(path) {
     used[path] = 1
     if (kind[path] == "map" || kind[path] == "seq") {
-        report("ignored by tiny: " path ": one value is wanted here")
+        report("ignored by tiny: " shorten(path) ": one value is wanted here")
         return ""
     }
     return value[path]
@@ -86,6 +86,7 @@ function plan_users(    list, n, i, path, first) {
     }
     if (first == "") first = plan_default(first)
     plan_keys(first, "user-data/ssh_authorized_keys")
+    plan_keys(first, "meta-data/public-keys")
     for (i = 0; i < users; i++) print "keys " quote(user[i]) " " quote(keys[user[i]])
     print "start_sshd"
 }
@@ -99,7 +100,7 @@ function plan_default(first) {
 function plan_user(path, first,    who, shell) {
     who = scalar(path "/name")
     if (who !~ /^[a-z_][a-z0-9_.-]*$/) {
-        report("ignored by tiny: " path ": no usable name: " who)
+        report("ignored by tiny: " shorten(path) ": no usable name: " who)
         skip(path)
         return first
     }
@@ -109,7 +110,7 @@ function plan_user(path, first,    who, shell) {
         quote(shell == "" ? "/bin/sh" : shell) " " truth(path "/sudo", "no")
     user[users++] = who
     if (truth(path "/lock_passwd", "yes") == "no")
-        report("ignored by tiny: " path "/lock_passwd: there are no passwords")
+        report("ignored by tiny: " shorten(path) "/lock_passwd: there are no passwords")
     plan_keys(who, path "/ssh_authorized_keys")
     children(path)
     return first == "" ? who : first
@@ -189,15 +190,15 @@ function plan_file(path,    encoding) {
     used[path] = 1
     encoding = scalar(path "/encoding")
     if (encoding !~ /^(b64|base64|text\/plain|)$/) {
-        report("ignored by tiny: " path ": encoding " encoding)
+        report("ignored by tiny: " shorten(path) ": encoding " encoding)
         return skip(path)
     }
     if (scalar(path "/path") !~ /^\//) {
-        report("ignored by tiny: " path ": no absolute path")
+        report("ignored by tiny: " shorten(path) ": no absolute path")
         return skip(path)
     }
     if (kind[path "/content"] == "bad") {
-        report("ignored by tiny: " path ": its content was not understood")
+        report("ignored by tiny: " shorten(path) ": its content was not understood")
         return skip(path)
     }
     print "file " quote(scalar(path "/path")) " " quote(scalar(path "/permissions")) " " \
@@ -217,7 +218,7 @@ function plan_commands(list, verb,    i, j, path, words) {
         for (j = 0; kind[path] == "seq" && j < count[path]; j++)
             words = words (j ? " " : "") quote(scalar(path "/" j))
         if (words != "") print verb " " (i + 1) " " quote(words) >late
-        else if (kind[path] != "map") report("ignored by tiny: " path ": no command")
+        else if (kind[path] != "map") report("ignored by tiny: " shorten(path) ": no command")
     }
 }
 
@@ -227,8 +228,14 @@ function plan_commands(list, verb,    i, j, path, words) {
 function children(path,    i, child) {
     for (i = 0; i < count[path]; i++) {
         child = path "/" name[path, i]
-        if (!(child in used)) report("ignored by tiny: " child)
+        if (!(child in used)) report("ignored by tiny: " shorten(child))
     }
+}
+
+# Keys of user-data are known by their own name.
+function shorten(path) {
+    sub(/^user-data\//, "", path)
+    return path
 }
 
 # Marks the children as dealt with.
@@ -236,10 +243,7 @@ function skip(path,    i) {
     for (i = 0; i < count[path]; i++) used[path "/" name[path, i]] = 1
 }
 
-function report_unknown(    i, key) {
-    used["meta-data/instance-id"] = used["meta-data/local-hostname"] = 1
-    for (i = 0; i < count["user-data"]; i++) {
-        key = name["user-data", i]
-        if (!(("user-data/" key) in used)) report("ignored by tiny: " key)
-    }
+function report_unknown() {
+    children("meta-data")
+    children("user-data")
 }
