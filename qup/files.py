@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 from pathlib import Path
 
 from qup.errors import HostError, QupError
@@ -29,6 +28,8 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
     Raises:
         HostError: the file can't be written; the old content is still there.
     """
+    import tempfile  # what only reads doesn't need it
+
     payload = data.encode() if isinstance(data, str) else data
     temporary: str | None = None
     try:

@@ -3,6 +3,9 @@
 A project holds everything that belongs to its machines in ``.qup/``; sockets live in the
 user's runtime folder because the kernel allows them fewer than 108 bytes of path
 (``unix(7)``); boxes are shared by all projects of a user in the cache.
+
+Records in here are named tuples: making a class of one takes a tenth of a dataclass's time,
+and ``qup status`` and ``qup ssh`` pay for each.
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from qup.errors import ConfigError, HostError
 
@@ -23,8 +25,7 @@ SOCKET_PATH_LIMIT = 107
 """Bytes of a unix socket's path, without the final NUL (``unix(7)``)."""
 
 
-@dataclass(frozen=True)
-class Project:
+class Project(NamedTuple):
     """A folder with a Qupfile."""
 
     root: Path
@@ -45,8 +46,7 @@ class Project:
         return MachineFolder(self.machines / name)
 
 
-@dataclass(frozen=True)
-class MachineFolder:
+class MachineFolder(NamedTuple):
     """What a project keeps of one machine: ``.qup/machines/<name>/``."""
 
     root: Path
@@ -98,8 +98,7 @@ class MachineFolder:
         return self.logs / f"{stream}.log"
 
 
-@dataclass(frozen=True)
-class SshFolder:
+class SshFolder(NamedTuple):
     """Keys and configuration for reaching one guest: ``.qup/machines/<name>/ssh/``."""
 
     root: Path
@@ -121,8 +120,7 @@ class SshFolder:
         return self.root / "config"
 
 
-@dataclass(frozen=True)
-class RuntimeFolder:
+class RuntimeFolder(NamedTuple):
     """Sockets of one machine, and a link to its ssh folder that is safe to name anywhere."""
 
     root: Path
@@ -176,6 +174,8 @@ def runtime_root() -> Path:
     Raises:
         HostError: the folder belongs to somebody else, or its path is too long for sockets.
     """
+    import tempfile  # what only looks at machines doesn't need it
+
     named = os.environ.get("QUP_RUNTIME_DIR")
     base = os.environ.get("XDG_RUNTIME_DIR")
     fallback = Path(tempfile.gettempdir()) / f"qup-{os.getuid()}"

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qup.errors import StateError
 from qup.files import explain_os_error, write_atomic
@@ -27,8 +24,7 @@ LOCK_RETRY = 0.05
 """Seconds between two tries for a lock that another process holds (``flock`` has no limit)."""
 
 
-@dataclass(frozen=True)
-class Holder:
+class Holder(NamedTuple):
     """Who holds a lock."""
 
     pid: int
@@ -113,6 +109,8 @@ def _describe_self() -> dict[str, object]:
     words = [Path(sys.argv[0]).name, *sys.argv[1:]]
     if words[0] == "__main__.py":
         words[0] = "qup"
+    import getpass
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
@@ -195,6 +193,8 @@ def remove_machine(folder: MachineFolder) -> None:
     Raises:
         HostError: something in it can't be removed.
     """
+    import shutil
+
     try:
         folder.state.unlink(missing_ok=True)
         shutil.rmtree(folder.root)
@@ -207,8 +207,7 @@ def remove_machine(folder: MachineFolder) -> None:
 # --- The index: where this user's machines are. Losing it loses nothing. ---
 
 
-@dataclass(frozen=True)
-class IndexEntry:
+class IndexEntry(NamedTuple):
     """Where a machine was last seen."""
 
     id: str

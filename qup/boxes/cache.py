@@ -162,7 +162,7 @@ def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     files = {name: _hash_file(folder / name) for name in wanted}
     for extra in set(os.listdir(folder)) - set(wanted):
         raise BoxError(f"box source {spec.source} left an unexpected file: {extra}")
-    combined = hashlib.sha256()
+    combined = hashlib.sha256(json.dumps(_what_boots(spec), sort_keys=True).encode())
     for name in sorted(files):
         combined.update(f"{name} {files[name].sha256}\n".encode())
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -173,6 +173,11 @@ def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     manifest = {"schema": BOX_SCHEMA, **asdict(box)}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", mode=0o444)
     return box
+
+
+def _what_boots(spec: BoxSpec) -> dict[str, object]:
+    """What of a spec makes one box different from another with the same files."""
+    return {key: value for key, value in asdict(spec).items() if key not in ("name", "key")}
 
 
 def _flush(path: Path) -> None:

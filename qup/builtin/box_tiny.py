@@ -35,7 +35,8 @@ class Tiny:
                 hint=f"it exists for {', '.join(recipe.ALIASES)}",
             )
         key = f"{arch}-{_recipe_digest()}"
-        return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=recipe.CMDLINE)
+        cmdline = recipe.CMDLINE.format(console=recipe.ARCHES[recipe.ALIASES[arch]].console)
+        return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=cmdline)
 
     def fetch(
         self, spec: BoxSpec, project: Path, into: Path, report: Callable[[str], None]  # noqa: ARG002
@@ -50,8 +51,8 @@ class Tiny:
 
 @cache
 def _recipe_digest() -> str:
-    """Changes with every file of the recipe and of the guest."""
-    digest = hashlib.sha256()
+    """Changes with every file of the recipe and of the guest, and with this one."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
     for path, data in sorted(_walk(resources.files("qup.builtin.tiny"))):
         digest.update(f"{path}\0{len(data)}\0".encode() + data)
     return digest.hexdigest()[:12]

@@ -12,11 +12,11 @@ import typer
 
 from qup.errors import QupError
 from qup.paths import Project, find_project
-from qup.runner.context import Context
-from qup.runner.roster import Roster, read_roster
+from qup.runner.roster import read_roster
 
 if TYPE_CHECKING:
     from qup.model.events import Listener
+    from qup.runner.context import Context
 
 JSON_SCHEMA = 1
 """Version of everything that ``--json`` prints; see ``docs/reference/json.md``."""
@@ -40,6 +40,8 @@ class Globals:
 
     def context(self, listener: Listener | None = None) -> Context:
         """The surroundings for the runner."""
+        from qup.runner.context import Context  # not needed for looking at machines
+
         context = Context(self.project(), lock_timeout=self.lock_timeout)
         if listener is not None:
             context.listener = listener
@@ -99,11 +101,6 @@ def printable(text: str) -> str:
     """Text of unknown origin without anything that a terminal would obey."""
     return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
                    for char in text)  # fmt: skip
-
-
-def roster_of(ctx: Context) -> Roster:
-    """The machines of the project."""
-    return read_roster(ctx.project)
 
 
 class SeveralFailed(QupError):

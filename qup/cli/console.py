@@ -14,11 +14,12 @@ from pathlib import Path
 
 import typer
 
-from qup.cli.common import Name, roster_of
+from qup.cli.common import Name
 from qup.cli.main import globals_of
 from qup.errors import MachineError
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.runner.observe import require_alive
+from qup.runner.roster import read_roster
 from qup.store import lock
 
 DETACH = b"\x1d"
@@ -36,9 +37,9 @@ def console(ctx: typer.Context, name: Name = None) -> None:
 
     Example: `qup console`
     """
-    context = globals_of(ctx).context()
-    machine = roster_of(context).choose_one(name)
-    folder = context.project.machine(machine)
+    project = globals_of(ctx).project()
+    machine = read_roster(project).choose_one(name)
+    folder = project.machine(machine)
     state = require_alive(folder)
     assert state.launch is not None
     runtime = RuntimeFolder.of(state.launch.runtime)

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import Name, roster_of
+from qup.cli.common import Name
 from qup.cli.main import globals_of
 from qup.errors import MachineError
 from qup.guest.readiness import clean_line
 from qup.paths import MachineFolder
+from qup.runner.roster import read_roster
 
 
 class Stream(StrEnum):
@@ -44,8 +45,8 @@ def logs(
 
     Examples: `qup logs`, `qup logs -f`, `qup logs web --log qemu`, `qup logs -n 20 --log qup`
     """
-    context = globals_of(ctx).context()
-    folder = context.project.machine(roster_of(context).choose_one(name))
+    project = globals_of(ctx).project()
+    folder = project.machine(read_roster(project).choose_one(name))
     path = _find_log(folder, stream)
     if follow:
         _follow(path, 10 if lines is None else lines, raw=raw)

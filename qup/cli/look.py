@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from qup.cli.common import AsJson, Name, Names, print_json, print_table, roster_of
+from qup.cli.common import AsJson, Name, Names, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import MachineError
-from qup.runner.context import Context
+from qup.paths import MachineFolder, Project
 from qup.runner.observe import NOT_CREATED, Observation, observe, require_alive
+from qup.runner.roster import read_roster
 
 
 def status(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> None:
@@ -19,10 +20,10 @@ def status(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> 
 
     Examples: `qup status`, `qup status web --json`
     """
-    context = globals_of(ctx).context()
-    roster = roster_of(context)
+    project = globals_of(ctx).project()
+    roster = read_roster(project)
     chosen = roster.choose(names or [])
-    seen = [observe(context.project.machine(name)) for name in chosen]
+    seen = [observe(project.machine(name)) for name in chosen]
     if as_json:
         print_json(
             {"machines": [item.to_dict() for item in seen], "qupfile_problem": roster.problem}
@@ -53,7 +54,6 @@ def list_machines(as_json: AsJson = False) -> None:
     Example: `qup list`
     """
     from qup import store
-    from qup.paths import Project
 
     rows: list[dict[str, Any]] = []
     for entry in store.indexed():
@@ -78,9 +78,9 @@ def ip(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
 
     With the user network that is 127.0.0.1, with the ports of `qup port`.
     """
-    context = globals_of(ctx).context()
-    machine = roster_of(context).choose_one(name)
-    state = require_alive(context.project.machine(machine))
+    project = globals_of(ctx).project()
+    machine = read_roster(project).choose_one(name)
+    state = require_alive(project.machine(machine))
     assert state.launch is not None
     if state.launch.ssh_address is None:
         raise MachineError(f"machine {machine} has no known address yet")
@@ -99,9 +99,9 @@ def inspect(
 
     Example: `qup inspect web`
     """
-    context = globals_of(ctx).context()
-    machine = roster_of(context).choose_one(name)
-    folder = context.project.machine(machine)
+    project = globals_of(ctx).project()
+    machine = read_roster(project).choose_one(name)
+    folder = project.machine(machine)
     seen = observe(folder)
     print_json(
         {
@@ -109,13 +109,13 @@ def inspect(
             "folder": str(folder.root),
             "logs": str(folder.logs),
             "state": seen.state.to_dict() if seen.state else None,
-            "plan": _stored_plan(context, machine),
+            "plan": _stored_plan(folder),
         }
     )
 
 
-def _stored_plan(context: Context, machine: str) -> object:
+def _stored_plan(folder: MachineFolder) -> object:
     try:
-        return json.loads(context.project.machine(machine).plan.read_bytes())
+        return json.loads(folder.plan.read_bytes())
     except (OSError, ValueError):
         return None

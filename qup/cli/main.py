@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import traceback
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
@@ -222,6 +221,7 @@ def _report_bug(error: Exception, argv: list[str]) -> int:
     """A bug of ours: a short message, and a log to send."""
     import platform
     import tempfile
+    import traceback
 
     from qup import __version__
 

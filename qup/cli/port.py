@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Name, complete_machines, print_json, print_table, roster_of
+from qup.cli.common import AsJson, Name, complete_machines, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
 from qup.model.network import SSH_PORT, Forward, parse_forward
@@ -17,6 +17,7 @@ from qup.paths import RuntimeFolder
 from qup.qemu.qmp import Qmp
 from qup.runner.forwards import add_forward, list_forwards, remove_forward
 from qup.runner.observe import require_alive
+from qup.runner.roster import read_roster
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +37,7 @@ Machine = Annotated[
 @contextmanager
 def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
     context = globals_of(ctx).context()
-    machine = roster_of(context).choose_one(name)
+    machine = read_roster(context.project).choose_one(name)
     folder = context.project.machine(machine)
     with context.lock(folder):
         state = require_alive(folder)

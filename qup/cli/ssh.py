@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from qup.cli.common import Names, roster_of
+from qup.cli.common import Names
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
 from qup.guest import ssh as guest_ssh
@@ -15,7 +15,7 @@ from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.process import missing_program
 from qup.runner.observe import require_alive
-from qup.runner.roster import Roster
+from qup.runner.roster import Roster, read_roster
 
 WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 """Options of ssh that take a value (``ssh(1)``)."""
@@ -32,9 +32,9 @@ def ssh(ctx: typer.Context) -> None:
     Examples: `qup ssh`, `qup ssh web -- uname -a`, `qup ssh -L 8080:localhost:80`,
     `tar c . | qup ssh -- tar x`, `qup ssh -- 'echo $HOSTNAME | rev'`
     """
-    context = globals_of(ctx).context()
-    name, options, remote = split_words(ctx.args, roster_of(context))
-    folder = context.project.machine(name)
+    project = globals_of(ctx).project()
+    name, options, remote = split_words(ctx.args, read_roster(project))
+    folder = project.machine(name)
     state = require_alive(folder)
     _replace_by_ssh(folder, state, options, remote)
 
@@ -93,11 +93,11 @@ def ssh_config(ctx: typer.Context, names: Names = None) -> None:
 
     Example: `qup ssh-config >> ~/.ssh/config`, then `scp file web:`
     """
-    context = globals_of(ctx).context()
-    roster = roster_of(context)
+    project = globals_of(ctx).project()
+    roster = read_roster(project)
     blocks = []
     for name in roster.choose(names or []):
-        folder = context.project.machine(name)
+        folder = project.machine(name)
         try:
             require_alive(folder)
         except MachineError:

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Names, Quiet, for_each, roster_of
+from qup.cli.common import AsJson, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.errors import UsageError
 from qup.runner import stop
+from qup.runner.roster import read_roster
 from qup.ui import open_interface
 
 
@@ -33,7 +34,7 @@ def down(
     """
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        chosen = roster_of(context).choose(names or [])
+        chosen = read_roster(context.project).choose(names or [])
 
         def act(name: str) -> None:
             ran = stop.down(context, context.project.machine(name), force=force, timeout=timeout)
@@ -58,7 +59,7 @@ def destroy(
     """
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        chosen = roster_of(context).choose(names or [])
+        chosen = read_roster(context.project).choose(names or [])
         existing = [name for name in chosen if context.project.machine(name).root.is_dir()]
         if existing and not yes:
             _confirm(existing)

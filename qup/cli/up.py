@@ -14,7 +14,7 @@ from qup.model.config import Config
 from qup.runner import stop
 from qup.runner.context import Context
 from qup.runner.roster import Member, Roster
-from qup.runner.up import UpOptions
+from qup.runner.up import UpOptions, check_start
 from qup.runner.up import up as run_up
 from qup.ui import open_interface
 
@@ -81,6 +81,7 @@ def reload(
         chosen = _roster(config).choose(names or [], default="autostart")
 
         def act(name: str) -> None:
+            check_start(context, config.machines[name], options)
             stop.down(context, context.project.machine(name), force=force)
             _start(context, config, name, options)
 

@@ -244,7 +244,7 @@ class _Watch:
         error = GuestError(
             f"machine {self.machine}: {reason}",
             hint=hint,
-            details="\n".join(self.console.lines()) or None,
+            details="\n".join(self.console.lines()) or "(nothing was printed on the console)",
             machine=self.machine,
         )
         error.worth_a_look = timeout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from qup.errors import MachineError
@@ -53,7 +54,13 @@ def add_forward(monitor: Monitor, forward: Forward) -> Forward:
     Raises:
         MachineError: QEMU could not listen there.
     """
-    before = list_forwards(monitor) if forward.host == 0 else []
+    before = list_forwards(monitor)
+    if any(item.host == forward.host and item.protocol == forward.protocol for item in before):
+        raise MachineError(
+            f"forward {forward}: this machine has port {forward.host}/{forward.protocol} open"
+            " already",
+            hint="'qup port list' shows where it leads",
+        )
     said = monitor.hmp(f"hostfwd_add {NETDEV} {forward.rule}").strip()
     if said:
         raise MachineError(
@@ -79,18 +86,28 @@ def remove_forward(monitor: Monitor, forward: Forward) -> None:
         raise MachineError(f"forward {forward}: {said or 'not removed'}")
 
 
-def open_forwards(monitor: Monitor, wanted: Sequence[Forward]) -> list[MachineError]:
-    """Add those that aren't there yet, and return what went wrong with each that failed."""
-    present = list_forwards(monitor)
-    failures = []
+@dataclass
+class Opened:
+    """What came of opening forwards: how many are new, and what went wrong with the others."""
+
+    count: int = 0
+    failures: list[MachineError] = field(default_factory=list)
+
+
+def open_forwards(monitor: Monitor, wanted: Sequence[Forward]) -> Opened:
+    """Add those that aren't there yet; one that fails doesn't keep the others from it."""
+    result = Opened()
+    present = list_forwards(monitor) if wanted else []
     for forward in wanted:
         if any(_satisfies(item, forward) for item in present):
             continue
         try:
             add_forward(monitor, forward)
         except MachineError as exc:
-            failures.append(exc)
-    return failures
+            result.failures.append(exc)
+        else:
+            result.count += 1
+    return result
 
 
 def _satisfies(present: Forward, wanted: Forward) -> bool:

@@ -131,12 +131,29 @@ def _prepare_disk(machine: str, path: Path, base: Path, size: int, *, fresh: boo
     if fresh:
         disk.create_overlay(path, base, "qcow2", size)
         return f"{format_size(size)} disk"
+    present = check_disk(machine, path, size)
+    images.check_overlay(path, base)
+    if present < size:
+        disk.grow(path, size)
+        return f"disk grown to {format_size(size)}"
+    return "disk as it was"
+
+
+def check_disk(machine: str, path: Path, size: int) -> int:
+    """Make sure that a machine's disk is there and no larger than what is asked for.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        StateError: it is gone.
+        MachineError: it would have to shrink.
+    """
     if not path.exists():
         raise StateError(
             f"machine {machine}: its disk is gone: {path}",
             hint=f"put it back, or 'qup destroy {machine}' removes the rest",
         )
-    images.check_overlay(path, base)
     present = images.virtual_size(path, "qcow2")
     if present > size:
         raise MachineError(
@@ -145,10 +162,7 @@ def _prepare_disk(machine: str, path: Path, base: Path, size: int, *, fresh: boo
             hint=f"write disk = \"{format_size(present)}\", or 'qup destroy {machine}' and start"
             " anew",
         )
-    if present < size:
-        disk.grow(path, size)
-        return f"disk grown to {format_size(size)}"
-    return "disk as it was"
+    return present
 
 
 def now() -> str:

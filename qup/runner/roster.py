@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from qup.errors import ConfigError, QupError, UsageError
 from qup.files import write_atomic
@@ -23,8 +22,7 @@ QUPFILE_LIMIT = 1024 * 1024
 VALIDATE = "'qup validate' says what is wrong with it"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One machine of the Qupfile."""
 
     name: str
@@ -32,8 +30,7 @@ class Member:
     primary: bool = False
 
 
-@dataclass(frozen=True)
-class Roster:
+class Roster(NamedTuple):
     """The machines of a project.
 
     Attributes:
@@ -115,7 +112,7 @@ def read_roster(project: Project) -> Roster:
 
 def save_roster(project: Project, members: Sequence[Member]) -> None:
     """Remember the machines of the Qupfile as it is now."""
-    data = {"stamp": _stamp(project), "members": [asdict(member) for member in members]}
+    data = {"stamp": _stamp(project), "members": [member._asdict() for member in members]}
     path = project.state / CACHE
     text = json.dumps(data)
     if not path.exists() or path.read_text(errors="replace") != text:

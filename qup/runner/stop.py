@@ -32,7 +32,7 @@ from qup.runner.observe import (
     find_pid,
     observe,
 )
-from qup.store import clear_undo, forget, read_undo, remove_machine, write_state
+from qup.store import clear_undo, forget, indexed, read_undo, remove_machine, write_state
 
 GRACE = 60.0
 """Seconds that the guest has for shutting down unless the user says otherwise."""
@@ -232,6 +232,7 @@ def destroy(ctx: Context, folder: MachineFolder) -> bool:
         seen = observe(folder)
         if seen.status == BROKEN:
             _stop_broken(ctx, folder, seen)
+            _clean_up_broken(ctx, folder)
         elif seen.state is not None:
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             forget(seen.state.id)
@@ -250,6 +251,15 @@ def _stop_broken(ctx: Context, folder: MachineFolder, seen: Observation) -> None
         if uuid and signal_process(seen.pid, uuid, number) and wait_gone(seen.pid, SIGNAL_BUDGET):
             return
     raise MachineError(f"machine {folder.name}: QEMU (pid {seen.pid}) can't be ended")
+
+
+def _clean_up_broken(ctx: Context, folder: MachineFolder) -> None:
+    """Take back what a start did for a machine whose id only the index still knows."""
+    for entry in indexed():
+        if entry.project == ctx.project.root and entry.name == folder.name:
+            undo(ctx, folder.name, entry.id)
+            runtime_folder(entry.id).remove()
+            forget(entry.id)
 
 
 def _uuid_of(pid: int) -> str | None:

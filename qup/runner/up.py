@@ -32,12 +32,12 @@ from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context, blame
 from qup.runner.forwards import SSH_FORWARD, add_forward, open_forwards
-from qup.runner.materials import now, prepare, require_box
+from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, UNRESPONSIVE, Observation, observe
 from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import wait_until_ready
-from qup.runner.stop import clean_up
+from qup.runner.stop import clean_up, stop_locked
 from qup.store import create_folders, lookup, read_state, remember, write_state, write_undo
 
 ACTION_TIMEOUT = 20.0
@@ -73,11 +73,32 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
+        if seen.alive and not _was_let_go(seen):
+            ctx.tell(
+                config.name, "an earlier start was cut off before the guest ran; starting anew"
+            )
+            stop_locked(ctx, folder, seen, force=True, timeout=0.0)
+            seen = observe(folder)
         work = _Up(ctx, config, options, folder)
         changed = work.resume(seen) if seen.alive else work.start(seen)
         data = observe(folder).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
+
+
+def _was_let_go(seen: Observation) -> bool:
+    """Whether a start got as far as letting its guest run: only then ssh's port is known."""
+    launch = seen.state.launch if seen.state else None
+    return launch is not None and launch.ssh_port is not None
+
+
+def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
+    """Make sure that a machine could be started before it is stopped for that.
+
+    Raises:
+        QupError: what would keep it from starting.
+    """
+    _Up(ctx, config, options, create_folders(ctx.project, config.name)).check()
 
 
 @dataclass
@@ -111,10 +132,11 @@ class _Up:
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
-        failures = self._update_forwards(plan, runtime)
+        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
+            opened = open_forwards(monitor, plan.nics[0].plan.forwards)
         self._tell_changes(plan)
-        changed = self._provision(plan, state) or changed
-        _report(self.name, failures)
+        changed = self._provision(plan, state) or changed or opened.count > 0
+        _report(self.name, opened.failures)
         return changed
 
     def _continue_paused(self, seen: Observation, runtime: RuntimeFolder) -> bool:
@@ -136,13 +158,6 @@ class _Up:
             state.box_digest,
             trust_accelerator=self.options.trust_accelerator,
         )
-
-    def _update_forwards(self, plan: Plan, runtime: RuntimeFolder) -> list[MachineError]:
-        wanted = plan.nics[0].plan.forwards
-        if not wanted:
-            return []
-        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            return open_forwards(monitor, wanted)
 
     def _tell_changes(self, plan: Plan) -> None:
         try:
@@ -184,6 +199,23 @@ class _Up:
         self._provision(plan, state)
         _report(self.name, failures)
         return True
+
+    def check(self) -> None:
+        """Look whether a start could work, without touching a machine that runs."""
+        state = read_state(self.folder)
+        box = require_box(self.ctx, self.config, state)
+        identity = identity_of(state) if state else new_identity(self.name)
+        plan = make_plan(
+            self.ctx,
+            self.config,
+            identity,
+            box.spec,
+            box.digest,
+            trust_accelerator=self.options.trust_accelerator,
+        )
+        self._preflight(plan)
+        if state is not None:
+            check_disk(self.name, self.folder.disk, plan.disks[0].size or 0)
 
     def _recover(self, seen: Observation) -> State | None:
         """Clean up after a start that nobody ended properly."""
@@ -263,13 +295,11 @@ class _Up:
     ) -> tuple[State, list[MachineError]]:
         """Open the forwards, let the guest go, and write down where ssh will find it."""
         nic = plan.nics[0].plan
-        failures: list[MachineError] = []
         address, port = nic.ssh_address, SSH_FORWARD.guest
         if address is None:
             forward = add_forward(engine.control, SSH_FORWARD)
             address, port = forward.address, forward.host
-        if nic.forwards:
-            failures = open_forwards(engine.control, nic.forwards)
+        failures = open_forwards(engine.control, nic.forwards).failures
         engine.control.execute("cont")
         assert state.launch is not None
         state = state.with_launch(replace(state.launch, ssh_address=address, ssh_port=port))
