@@ -57,3 +57,28 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def rotate_file(path: Path, *, over: int = 0) -> None:
+    """Set a log aside as ``<name>.1`` when it has more bytes than that."""
+    if path.exists() and path.stat().st_size > over:
+        path.replace(path.with_name(f"{path.name}.1"))
+
+
+def trim_file(path: Path, *, over: int, keep: int) -> None:
+    """Cut a log that another program appends to, once it has too many bytes.
+
+    Its last part goes to ``<name>.1``, and the file begins anew. What the other program
+    writes between the two steps is lost.
+    """
+    try:
+        size = path.stat().st_size
+        if size > over:
+            with path.open("r+b") as file:
+                file.seek(size - keep)
+                write_atomic(path.with_name(f"{path.name}.1"), file.read(keep))
+                file.truncate(0)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise explain_os_error("trim", path, exc) from exc

@@ -94,10 +94,11 @@ class WordsCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args[:1] in (["--help"], ["-h"]):
+        if ctx.resilient_parsing or args[:1] in (["--help"], ["-h"]):
             return super().parse_args(ctx, args)
-        ctx.args = list(args)
-        return args
+        ctx.params["words"] = list(args)
+        ctx.args = []
+        return []
 
 
 def _build(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from qup.errors import ConfigError
-from qup.model.config import Config
+from qup.model.config import Config, MachineSettings
 from qup.paths import Project
 from qup.qupfile import SETTINGS, load, read, untrusted
 from qup.runner.context import Context
@@ -80,13 +80,22 @@ def _parameter_name(key: str) -> str:
 
 
 def _parameter(key: str, flag: str) -> inspect.Parameter:
-    option = typer.Option(flag, help=f"Setting {key}.", rich_help_panel="Settings")
+    option = typer.Option(flag, help=_describe(key), rich_help_panel="Settings")
     return inspect.Parameter(
         _parameter_name(key),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[str | None, option],
     )
+
+
+def _describe(key: str) -> str:
+    """The description of a setting in the schema."""
+    model: Any = MachineSettings
+    *tables, name = key.replace("-", "_").split(".")
+    for table in tables:
+        model = model.model_fields[table].annotation
+    return f"{model.model_fields[name].description} [{key}]"
 
 
 def load_config(context: Context, overrides: Overrides) -> Config:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-from qup.cli.common import Names
+from qup.cli.common import Names, complete_machines
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
 from qup.guest import ssh as guest_ssh
@@ -21,10 +22,19 @@ WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 """Options of ssh that take a value (``ssh(1)``)."""
 
 
-def ssh(ctx: typer.Context) -> None:
-    """Open a shell in a machine, or run a command there.
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME] [SSH OPTIONS] [-- COMMAND...]",
+        help="The machine, options for ssh, and a command to run instead of a shell.",
+        autocompletion=complete_machines,
+        show_default=False,
+    ),
+]
 
-    Usage: `qup ssh [NAME] [ssh options] [-- COMMAND...]`
+
+def ssh(ctx: typer.Context, words: Words = None) -> None:
+    """Open a shell in a machine, or run a command there.
 
     The command's input, output and exit code are its own. One word after `--` is given to
     the guest's shell as it is; several arrive as they were typed, each as one word.
@@ -33,7 +43,7 @@ def ssh(ctx: typer.Context) -> None:
     `tar c . | qup ssh -- tar x`, `qup ssh -- 'echo $HOSTNAME | rev'`
     """
     project = globals_of(ctx).project()
-    name, options, remote = split_words(ctx.args, read_roster(project))
+    name, options, remote = split_words(words or [], read_roster(project))
     folder = project.machine(name)
     state = require_alive(folder)
     _replace_by_ssh(folder, state, options, remote)

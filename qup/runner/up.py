@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qup.errors import GuestError, HostError, Interrupted, MachineError, QupError
-from qup.files import write_atomic
+from qup.files import rotate_file, trim_file, write_atomic
 from qup.guest import ssh
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
@@ -42,6 +42,10 @@ from qup.store import create_folders, lookup, read_state, remember, write_state,
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
+OWN_LOG_LIMIT = 1 << 20
+"""Bytes of QEMU's and qup's logs that are kept over a start, and as much again before them."""
+CONSOLE_LIMIT, CONSOLE_KEPT = 64 << 20, 1 << 20
+"""Bytes that a guest may print before its log is cut down, and how many are kept then."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,7 @@ class _Up:
                 machine=self.name,
             )
         runtime = RuntimeFolder.of(state.launch.runtime)
+        trim_file(self.folder.log("serial"), over=CONSOLE_LIMIT, keep=CONSOLE_KEPT)
         changed = self._continue_paused(seen, runtime)
         plan = self._plan_again(state)
         if not seen.ready:
@@ -279,9 +284,9 @@ class _Up:
     def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder) -> Engine:
         program = self.ctx.host.which(plan.program)
         assert program is not None
-        serial = self.folder.log("serial")
-        if serial.exists():
-            serial.replace(serial.with_name(serial.name + ".1"))
+        rotate_file(self.folder.log("serial"))
+        for stream in ("qemu", "qup"):
+            rotate_file(self.folder.log(stream), over=OWN_LOG_LIMIT)
         with self.ctx.phase(self.name, "launch", "starting QEMU") as phase:
             for action in plan.actions:
                 run(action.do, timeout=ACTION_TIMEOUT)
