@@ -209,16 +209,32 @@ def make_private(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_folder_of_ours(path):
-            raise HostError(
-                f"{path} belongs to somebody else or is no folder",
-                hint="set QUP_RUNTIME_DIR to a folder of your own"
-                if path.is_relative_to(runtime_root())
-                else None,
-            )
+            raise HostError(f"{path} belongs to somebody else or is no folder")
         path.chmod(0o700)
     except OSError as exc:
         raise HostError(f"can't create {path}: {exc.strerror}") from exc
     return path
+
+
+def create_runtime(folder: RuntimeFolder) -> None:
+    """Make the folder for a machine's sockets, where nobody else can have put anything.
+
+    The folder above it may be one that the user named: its mode is not ours to change.
+
+    Raises:
+        HostError: the folder above belongs to somebody else, or others may write to it.
+    """
+    above = folder.root.parent
+    try:
+        above.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not _is_folder_of_ours(above) or above.stat().st_mode & 0o022:
+            raise HostError(
+                f"others may write to the folder for sockets, or it is not yours: {above}",
+                hint="remove it, or set QUP_RUNTIME_DIR to a folder of your own",
+            )
+    except OSError as exc:
+        raise HostError(f"can't create {above}: {exc.strerror}") from exc
+    make_private(folder.root)
 
 
 def _user_folder(kind: str, override: str) -> Path:

@@ -154,7 +154,7 @@ def path(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) ->
 
 
 @app.command()
-def verify(ctx: typer.Context, name: BoxName = "tiny") -> None:
+def verify(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) -> None:
     """Hash all files of a box and compare with what was recorded when it was made.
 
     Example: `qup box verify tiny`
@@ -162,7 +162,10 @@ def verify(ctx: typer.Context, name: BoxName = "tiny") -> None:
     cache = _context(ctx).boxes
     box = _choose(cache, name)
     cache.check(box, thorough=True)
-    typer.echo(f"box {box.spec.name} ({box.digest[:12]}) is as it was made")
+    if as_json:
+        print_json({"box": box.spec.name, "digest": box.digest, "intact": True})
+    else:
+        typer.echo(f"box {box.spec.name} ({box.digest[:12]}) is as it was made")
 
 
 @app.command()
@@ -172,6 +175,7 @@ def rm(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Even if machines need it; they are lost then.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove a box from the cache. A box that a machine's disk is based on is kept.
 
@@ -189,4 +193,7 @@ def rm(
                 hint="'qup destroy' them first; --force removes it all the same",
             )
         cache.remove(box)
+    if as_json:
+        print_json({"removed": box.spec.name, "digest": box.digest, "size": box.size})
+        return
     typer.echo(f"removed box {box.spec.name} ({box.digest[:12]}), {format_size(box.size)}")

@@ -17,7 +17,7 @@ from qup.model.config import Config, MachineConfig
 from qup.model.plan import Plan
 from qup.paths import QUPFILE, runtime_folder
 from qup.planner import DISK_SERIAL
-from qup.qupfile import read, untrusted
+from qup.qupfile import Untrusted, read, untrusted
 from qup.runner.context import Context
 
 NEW_QUPFILE = """\
@@ -168,6 +168,7 @@ def init(
     ctx: typer.Context,
     box: Annotated[str, typer.Option(help="What the machine boots from.")] = "tiny",
     force: Annotated[bool, typer.Option("--force", help="Replace a Qupfile.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a Qupfile here (or in the folder of -C). Asks nothing.
 
@@ -186,7 +187,10 @@ def init(
         box=json.dumps(box), memory="256M" if small else "1G", disk="2G" if small else "20G"
     )
     write_atomic(path, text, mode=0o644)
-    typer.echo(f"wrote {path}; now 'qup up' starts the machine")
+    if as_json:
+        print_json({"path": str(path)})
+    else:
+        typer.echo(f"wrote {path}; now 'qup up' starts the machine")
 
 
 @with_settings
@@ -222,6 +226,7 @@ def schema(ctx: typer.Context) -> None:
 def trust(
     ctx: typer.Context,
     remove: Annotated[bool, typer.Option("--remove", help="Take it back.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Allow this project's Qupfile, with exactly its present content, to run programs here.
 
@@ -234,14 +239,25 @@ def trust(
     root = context.project.root
     if remove:
         store.distrust(root)
-        typer.echo(f"{root} is not trusted any more")
+        needs: list[Untrusted] = []
+    else:
+        document = read(context.project)
+        needs = _what_needs_trust(context)
+        store.trust(root, document.digest)
+    if as_json:
+        print_json({"trusted": not remove, "needs_trust": [item._asdict() for item in needs]})
         return
-    document = read(context.project)
-    try:
-        found = untrusted(load_config(context, Overrides()))
-    except QupError:
-        found = []
-    for item in found:
+    for item in needs:
         typer.echo(f"machine {item.machine}: {item.key} = {item.description}")
-    store.trust(root, document.digest)
-    typer.echo(f"{context.project.qupfile} is trusted as it is now")
+    if remove:
+        typer.echo(f"{root} is not trusted any more")
+    else:
+        typer.echo(f"{context.project.qupfile} is trusted as it is now")
+
+
+def _what_needs_trust(context: Context) -> list[Untrusted]:
+    """What a Qupfile could run; nothing, as long as it can't even be read."""
+    try:
+        return untrusted(load_config(context, Overrides()))
+    except QupError:
+        return []

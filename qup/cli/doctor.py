@@ -57,10 +57,11 @@ def doctor(
         found += [Diagnosis("orphans", _describe_orphan(orphan)) for orphan in find_orphans()]
     problems = [item for item in found if item.finding.status == "problem"]
     if as_json:
-        print_json({"findings": [{"check": d.check, **asdict(d.finding)} for d in found]})
-    else:
-        for item in found:
-            _print(item)
+        findings = [{"check": item.check, **asdict(item.finding)} for item in found]
+        print_json({"ok": not problems, "findings": findings})
+        raise typer.Exit(HostError.exit_code if problems else 0)
+    for item in found:
+        _print(item)
     if problems:
         raise HostError(
             f"{len(problems)} problems keep machines from running on this computer",

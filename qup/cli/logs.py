@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import Name
+from qup.cli.common import JSON_SCHEMA, AsJson, Name, print_json
 from qup.cli.main import globals_of
 from qup.errors import MachineError
 from qup.guest.readiness import clean_line
@@ -40,6 +41,7 @@ def logs(
     raw: Annotated[
         bool, typer.Option("--raw", help="The bytes as they are, terminal escapes included.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a machine's log: by default what the guest wrote to its serial console.
 
@@ -49,7 +51,7 @@ def logs(
     folder = project.machine(read_roster(project).choose_one(name))
     path = _find_log(folder, stream)
     if follow:
-        _follow(path, 10 if lines is None else lines, raw=raw)
+        _follow(path, 10 if lines is None else lines, raw=raw, as_json=as_json)
         return
     data = path.read_bytes()
     if lines is not None:
@@ -57,8 +59,12 @@ def logs(
     if raw:
         sys.stdout.buffer.write(data)
         return
-    for line in data.decode(errors="replace").splitlines():
-        typer.echo(clean_line(line))
+    cleaned = [clean_line(line) for line in data.decode(errors="replace").splitlines()]
+    if as_json:
+        print_json({"machine": folder.name, "log": stream, "lines": cleaned})
+        return
+    for line in cleaned:
+        typer.echo(line)
 
 
 def _find_log(folder: MachineFolder, stream: Stream) -> Path:
@@ -70,7 +76,7 @@ def _find_log(folder: MachineFolder, stream: Stream) -> Path:
     return path
 
 
-def _follow(path: Path, lines: int, *, raw: bool) -> None:
+def _follow(path: Path, lines: int, *, raw: bool, as_json: bool) -> None:
     """Let ``tail`` do it: it knows about files that are replaced."""
     words = ["tail", "-n", str(lines), "-F", "--", str(path)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tail:
@@ -80,7 +86,8 @@ def _follow(path: Path, lines: int, *, raw: bool) -> None:
                 if raw:
                     sys.stdout.buffer.write(line)
                     sys.stdout.buffer.flush()
-                else:
-                    typer.echo(clean_line(line.decode(errors="replace").rstrip("\r\n")))
+                    continue
+                text = clean_line(line.decode(errors="replace").rstrip("\r\n"))
+                typer.echo(json.dumps({"schema": JSON_SCHEMA, "line": text}) if as_json else text)
         finally:
             tail.terminate()

@@ -92,7 +92,7 @@ def add(
 
 
 @app.command()
-def rm(ctx: typer.Context, forward: Rule, machine: Machine = None) -> None:
+def rm(ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJson = False) -> None:
     """Close a port of a running machine again.
 
     Example: `qup port rm 8080:80`
@@ -107,7 +107,10 @@ def rm(ctx: typer.Context, forward: Rule, machine: Machine = None) -> None:
                 f"machine {name} has no forward {wanted}", hint="'qup port list' shows them"
             )
         remove_forward(monitor, present[0])
-    typer.echo(f"{present[0]} is closed")
+    if as_json:
+        print_json({"machine": name, "closed": asdict(present[0])})
+    else:
+        typer.echo(f"{present[0]} is closed")
 
 
 def _matches(item: Forward, wanted: Forward) -> bool:

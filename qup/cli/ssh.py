@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import Names, complete_machines
+from qup.cli.common import AsJson, Names, complete_machines, print_json
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
 from qup.guest import ssh as guest_ssh
@@ -98,7 +98,7 @@ def _replace_by_ssh(
         raise missing_program("ssh") from exc
 
 
-def ssh_config(ctx: typer.Context, names: Names = None) -> None:
+def ssh_config(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> None:
     """Print configuration for ssh and everything built on it: scp, rsync, Ansible, editors.
 
     Example: `qup ssh-config >> ~/.ssh/config`, then `scp file web:`
@@ -117,4 +117,13 @@ def ssh_config(ctx: typer.Context, names: Names = None) -> None:
         blocks.append(SshFolder(folder.ssh).config.read_text())
     if not blocks:
         raise MachineError("no machine is running", hint="'qup up' starts them")
-    typer.echo("\n".join(blocks), nl=False)
+    if as_json:
+        print_json({"hosts": [_parse_block(block) for block in blocks]})
+    else:
+        typer.echo("\n".join(blocks), nl=False)
+
+
+def _parse_block(block: str) -> dict[str, str]:
+    """A block that we wrote ourselves as a table: one option a line, quoted if it has spaces."""
+    pairs = (line.split(maxsplit=1) for line in block.splitlines())
+    return {key: value.strip('"') for key, value in pairs}

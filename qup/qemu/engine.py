@@ -19,7 +19,7 @@ from pathlib import Path
 from qup.errors import MachineError
 from qup.files import explain_os_error
 from qup.model.plan import Plan
-from qup.paths import MachineFolder, RuntimeFolder, make_private
+from qup.paths import MachineFolder, RuntimeFolder, create_runtime
 from qup.process import describe_exit, missing_program, quote
 from qup.qemu.argv import Layout, build
 from qup.qemu.liveness import is_locked, open_alive_lock
@@ -75,7 +75,7 @@ def start(
     with contextlib.ExitStack() as stack:
         alive = open_alive_lock(folder.alive)
         stack.callback(os.close, alive)
-        make_private(runtime.root)
+        create_runtime(runtime)
         sockets = {
             "control": stack.enter_context(_listen(runtime.control)),
             "events": stack.enter_context(_listen(runtime.events)),
