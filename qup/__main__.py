@@ -12,7 +12,11 @@ def main() -> None:
 
         sys.stdout.write(f"qup {__version__}\n")
         return
+    import gc
+
     from qup.cli.main import run
+
+    gc.set_threshold(50_000)  # most commands end before a collection could be of any use
 
     sys.exit(run(sys.argv[1:]))
 

@@ -72,9 +72,7 @@ class Step:
     def digest(self, options: Any, project: Path) -> str:
         return ""
 
-    def run(
-        self, options: Any, guest: Guest, project: Path, report: Callable[[str], None]
-    ) -> None:
+    def run(self, options: Any, guest: Guest, project: Path, report: Callable[[str], None]) -> None:
         raise AssertionError
 
 

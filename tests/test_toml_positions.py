@@ -128,7 +128,8 @@ def test_repeated_keys_are_found() -> None:
 
 
 KEYS = st.one_of(
-    st.from_regex(r"[A-Za-z0-9_-]{1,5}", fullmatch=True), st.text(max_size=5).filter(str.isprintable)
+    st.from_regex(r"[A-Za-z0-9_-]{1,5}", fullmatch=True),
+    st.text(max_size=5).filter(str.isprintable),
 )
 LEAVES = st.one_of(
     st.booleans(),
@@ -214,10 +215,8 @@ def test_what_tomllib_accepts_is_accepted(text: str) -> None:
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
-        try:
+        with contextlib.suppress(NotToml):
             locate(text)
-        except NotToml as exc:
-            assert 0 <= exc.offset <= len(text)
         return
     if text.startswith("\ufeff"):
         return

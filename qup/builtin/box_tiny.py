@@ -39,7 +39,11 @@ class Tiny:
         return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=cmdline)
 
     def fetch(
-        self, spec: BoxSpec, project: Path, into: Path, report: Callable[[str], None]  # noqa: ARG002
+        self,
+        spec: BoxSpec,
+        project: Path,  # noqa: ARG002  it is made from the host alone
+        into: Path,
+        report: Callable[[str], None],
     ) -> Mapping[str, object]:
         from qup.builtin.tiny import recipe
 

@@ -27,9 +27,7 @@ class Shell:
     def digest(self, options: Any, project: Path) -> str:
         return hashlib.sha256(_script(options, project).encode()).hexdigest()
 
-    def run(
-        self, options: Any, guest: Guest, project: Path, report: Callable[[str], None]
-    ) -> None:
+    def run(self, options: Any, guest: Guest, project: Path, report: Callable[[str], None]) -> None:
         script = _script(options, project)
         target = guest.run(["mktemp", "/tmp/qup-XXXXXX"]).stdout.strip()
         sudo = ["sudo", "-n"] if options.sudo else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,12 +13,13 @@ from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, with_settings
 from qup.errors import ConfigError, QupError
 from qup.files import write_atomic
-from qup.model.config import Config, MachineConfig
-from qup.model.plan import Plan
 from qup.paths import QUPFILE, runtime_folder
-from qup.planner import DISK_SERIAL
-from qup.qupfile import Untrusted, read, untrusted
-from qup.runner.context import Context
+
+if TYPE_CHECKING:
+    from qup.model.config import Config, MachineConfig
+    from qup.model.plan import Plan
+    from qup.qupfile import Untrusted
+    from qup.runner.context import Context
 
 NEW_QUPFILE = """\
 # What 'qup up' starts here. Every setting: 'qup schema', or the file Qupfile.example.
@@ -118,7 +119,7 @@ def _value(machine: MachineConfig, key: str) -> Any:
 
 def _print_plan(name: str, item: Plan) -> None:
     nic = item.nics[0]
-    size = next(disk.size for disk in item.disks if disk.serial == DISK_SERIAL) or 0
+    size = item.disks[0].size or 0
     box = f"{item.box.name} ({item.box_digest[:12] if item.box_digest else 'not here yet'})"
     forwards = ", ".join(str(forward) for forward in nic.plan.forwards) or "none"
     typer.echo(f"{name}:")
@@ -199,6 +200,8 @@ def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Override
 
     Example: `qup validate`
     """
+    from qup.qupfile import untrusted
+
     context = globals_of(ctx).context()
     config = load_config(context, overrides)
     names = list(config.machines)
@@ -234,6 +237,7 @@ def trust(
     Qupfile needs it anew.
     """
     from qup import trust as store
+    from qup.qupfile import read
 
     context = globals_of(ctx).context()
     root = context.project.root
@@ -257,6 +261,8 @@ def trust(
 
 def _what_needs_trust(context: Context) -> list[Untrusted]:
     """What a Qupfile could run; nothing, as long as it can't even be read."""
+    from qup.qupfile import untrusted
+
     try:
         return untrusted(load_config(context, Overrides()))
     except QupError:

@@ -7,16 +7,18 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qup.errors import ConfigError
-from qup.model.config import Config, MachineSettings
-from qup.paths import Project
-from qup.qupfile import SETTINGS, load, read, untrusted
-from qup.runner.context import Context
+from qup.model.settings import SETTINGS, Setting
 from qup.runner.roster import Member, save_roster
+
+if TYPE_CHECKING:
+    from qup.model.config import Config
+    from qup.paths import Project
+    from qup.runner.context import Context
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
 
     signature = inspect.signature(function, eval_str=True)
     own = [item for item in signature.parameters.values() if item.name != "overrides"]
-    added = [_parameter(setting.key, setting.flag) for setting in SETTINGS]
+    added = [_parameter(setting) for setting in SETTINGS]
     added.append(
         inspect.Parameter(
             "set_",
@@ -79,23 +81,14 @@ def _parameter_name(key: str) -> str:
     return "setting_" + key.replace(".", "_").replace("-", "_")
 
 
-def _parameter(key: str, flag: str) -> inspect.Parameter:
-    option = typer.Option(flag, help=_describe(key), rich_help_panel="Settings")
+def _parameter(setting: Setting) -> inspect.Parameter:
+    option = typer.Option(setting.flag, help=setting.summary, rich_help_panel="Settings")
     return inspect.Parameter(
-        _parameter_name(key),
+        _parameter_name(setting.key),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
         annotation=Annotated[str | None, option],
     )
-
-
-def _describe(key: str) -> str:
-    """The description of a setting in the schema."""
-    model: Any = MachineSettings
-    *tables, name = key.replace("-", "_").split(".")
-    for table in tables:
-        model = model.model_fields[table].annotation
-    return f"{model.model_fields[name].description} [{key}]"
 
 
 def load_config(context: Context, overrides: Overrides) -> Config:
@@ -104,6 +97,8 @@ def load_config(context: Context, overrides: Overrides) -> Config:
     Raises:
         ConfigError: with all that is wrong.
     """
+    from qup.qupfile import load, read
+
     document = read(context.project)
     config = load(
         document,
@@ -127,12 +122,11 @@ def require_trust(project: Project, config: Config) -> None:
     Raises:
         ConfigError: it could, and ``qup trust`` was not said for this content.
     """
-    found = untrusted(config)
-    if not found:
-        return
+    from qup.qupfile import untrusted
     from qup.trust import is_trusted
 
-    if is_trusted(project.root, config.digest):
+    found = untrusted(config)
+    if not found or is_trusted(project.root, config.digest):
         return
     lines = [f"machine {item.machine}: {item.key} = {item.description}" for item in found]
     raise ConfigError(

@@ -47,7 +47,7 @@ def down(
 def destroy(
     ctx: typer.Context,
     names: Names = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Don't ask.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

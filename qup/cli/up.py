@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,13 +10,12 @@ from qup.cli.common import AsJson, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, require_trust, with_settings
 from qup.errors import QupError
-from qup.model.config import Config
-from qup.runner import stop
-from qup.runner.context import Context
 from qup.runner.roster import Member, Roster
-from qup.runner.up import UpOptions, check_start
-from qup.runner.up import up as run_up
-from qup.ui import open_interface
+
+if TYPE_CHECKING:
+    from qup.model.config import Config
+    from qup.runner.context import Context
+    from qup.runner.up import UpOptions
 
 TrustAccelerator = Annotated[
     bool,
@@ -46,6 +45,9 @@ def up(
 
     Examples: `qup up`, `qup up web --memory 2G`, `qup up --set network.forward='["8080:80"]'`
     """
+    from qup.runner.up import UpOptions
+    from qup.ui import open_interface
+
     options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
@@ -74,6 +76,10 @@ def reload(
 
     Examples: `qup reload`, `qup reload web --force`
     """
+    from qup.runner import stop
+    from qup.runner.up import UpOptions, check_start
+    from qup.ui import open_interface
+
     options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
@@ -105,6 +111,8 @@ def _roster(config: Config) -> Roster:
 
 
 def _start(context: Context, config: Config, name: str, options: UpOptions) -> None:
+    from qup.runner.up import up as run_up
+
     try:
         changed = run_up(context, config.machines[name], options)
     except QupError as exc:

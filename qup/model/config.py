@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from qup.model import units
+from qup.model.settings import summarize
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _WORD = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}"
@@ -144,9 +145,7 @@ def _holds_tuple(annotation: Any) -> bool:
 class SshSettings(Settings):
     """``[machine.ssh]``"""
 
-    user: User | None = Field(
-        default=None, description="Account to log in as. Default: the box's own."
-    )
+    user: User | None = Field(default=None, description=summarize("ssh.user"))
 
 
 class NetworkSettings(Settings):
@@ -154,7 +153,7 @@ class NetworkSettings(Settings):
 
     model_config = ConfigDict(extra="allow")
 
-    mode: str = Field(default="user", description="A network mode that a plugin brings.")
+    mode: str = Field(default="user", description=summarize("network.mode"))
 
 
 class QemuSettings(Settings):
@@ -163,14 +162,14 @@ class QemuSettings(Settings):
     program: str = Field(
         default="qemu-system-x86_64",
         min_length=1,
-        description="QEMU to start. A path, or a name other than qemu-system-*, needs 'qup trust'.",
+        description=summarize("qemu.program"),
     )
     accelerator: QemuWord = Field(
         default="auto",
-        description="auto (the best that is proved to work), kvm, hvf, whpx, tcg, or a plugin's.",
+        description=summarize("qemu.accelerator"),
     )
-    machine: QemuWord = Field(default="q35", description="QEMU's machine type.")
-    cpu: QemuCpu = Field(default="auto", description="CPU model; auto: as the accelerator says.")
+    machine: QemuWord = Field(default="q35", description=summarize("qemu.machine"))
+    cpu: QemuCpu = Field(default="auto", description=summarize("qemu.cpu"))
     args: tuple[str, ...] = Field(
         default=(),
         description="Words appended to QEMU's command line as they are. Needs 'qup trust'.",
@@ -181,25 +180,23 @@ class MachineSettings(Settings):
     """``[machine]`` and ``[machines.<name>]``"""
 
     box: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
-        default="tiny", description="What the machine boots from: 'tiny', or a disk image's path."
+        default="tiny", description=summarize("box")
     )
-    cpus: int = Field(default=1, ge=1, le=MAX_CPUS, description="Number of virtual CPUs.")
+    cpus: int = Field(default=1, ge=1, le=MAX_CPUS, description=summarize("cpus"))
     memory: Memory = Field(
         default=1024 * units.MIB,
-        description='Memory: "512M", "2G", or a whole number of MiB.',
+        description=summarize("memory"),
         json_schema_extra={"default": "1G"},
     )
     disk: DiskSize = Field(
         default=20 * units.GIB,
-        description="Virtual size of the disk; it takes up only what is written.",
+        description=summarize("disk"),
         json_schema_extra={"default": "20G"},
     )
-    hostname: Hostname | None = Field(
-        default=None, description="The guest's name. Default: the machine's name."
-    )
+    hostname: Hostname | None = Field(default=None, description=summarize("hostname"))
     boot_timeout: Duration = Field(
         default=300.0,
-        description="How long the guest may take until ssh answers.",
+        description=summarize("boot-timeout"),
         json_schema_extra={"default": "5m"},
     )
     autostart: bool = Field(

@@ -8,7 +8,6 @@ which has all problems at once. :func:`schema` describes a Qupfile to editors.
 from __future__ import annotations
 
 from qup.qupfile.document import MAX_BYTES, Document, parse, read
-from qup.qupfile.layers import SETTINGS, Setting
 from qup.qupfile.loading import Registry, load
 from qup.qupfile.problems import Problem, QupfileErrors
 from qup.qupfile.rules import Untrusted
@@ -20,12 +19,10 @@ __all__ = [
     "DEFAULT_MACHINE",
     "MAX_BYTES",
     "MAX_MACHINES",
-    "SETTINGS",
     "Document",
     "Problem",
     "QupfileErrors",
     "Registry",
-    "Setting",
     "Untrusted",
     "load",
     "parse",

@@ -206,7 +206,7 @@ def _parse_toml(text: str, name: str, positions: Positions) -> dict[str, Any]:
 
 
 def _explain_toml(text: str, name: str, positions: Positions, said: str) -> QupfileErrors:
-    if positions.repeated and said.startswith("Cannot"):
+    if positions.repeated and said.startswith(("Cannot", "Duplicate")):
         return QupfileErrors([_repeated(text, name, *entry) for entry in positions.repeated[:20]])
     if match := _AT.search(said):
         offset = len(text.rstrip())
@@ -228,7 +228,8 @@ def _repeated(text: str, name: str, path: KeyPath, first: Place, second: Place) 
 def _plain_syntax(said: str, found: str) -> tuple[str, str | None]:
     """What tomllib said, and a hint for the slips that are common."""
     message = f"not valid TOML: {said[:1].lower()}{said[1:]}"
-    if said == r"Illegal character '\n'":
+    unclosed = ("Illegal character", "Unterminated", 'Expected "\'"')
+    if found in ("", "\n") and said.startswith(unclosed):
         return "not valid TOML: the closing quote is missing", 'text of several lines: """…"""'
     if said == "Invalid value" and (found.isalpha() or found in "/~."):
         return message, 'put text in quotes: "…"'

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from qup.model.config import MachineSettings, NetworkSettings, Origin
+from qup.model.settings import SETTINGS
 from qup.qupfile.document import Document, walk
 from qup.qupfile.problems import Collector, Problem, clean
 from qup.toml_positions import KeyPath
@@ -23,39 +24,6 @@ from qup.toml_positions import KeyPath
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DOTTED_KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,5}", re.ASCII)
 
-
-@dataclass(frozen=True)
-class Setting:
-    """A setting that the environment and the command line can give.
-
-    Attributes:
-        key: its dotted key in ``[machine]``.
-        env: the environment variable.
-        flag: the option of the command line.
-        aliases: other variables that are understood; ``env`` goes first.
-    """
-
-    key: str
-    env: str
-    flag: str
-    aliases: tuple[str, ...] = ()
-
-
-SETTINGS = (
-    Setting("box", "QUP_BOX", "--box"),
-    Setting("cpus", "QUP_CPUS", "--cpus", ("QUP_CPU_COUNT",)),
-    Setting("memory", "QUP_MEMORY", "--memory"),
-    Setting("disk", "QUP_DISK", "--disk", ("QUP_DISK_SIZE",)),
-    Setting("hostname", "QUP_HOSTNAME", "--hostname"),
-    Setting("boot-timeout", "QUP_BOOT_TIMEOUT", "--boot-timeout"),
-    Setting("ssh.user", "QUP_SSH_USER", "--ssh-user"),
-    Setting("network.mode", "QUP_NETWORK", "--network"),
-    Setting("qemu.program", "QUP_PROGRAM", "--program"),
-    Setting("qemu.accelerator", "QUP_ACCELERATOR", "--accelerator"),
-    Setting("qemu.machine", "QUP_MACHINE_TYPE", "--machine-type"),
-    Setting("qemu.cpu", "QUP_CPU", "--cpu"),
-)
-"""Every setting that has a variable and an option of its own."""
 
 _BY_KEY = {setting.key: setting for setting in SETTINGS}
 

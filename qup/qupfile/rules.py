@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from qup.model.config import Config
 from qup.model.network import Forward
-from qup.model.units import shorten
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
 
@@ -16,6 +15,8 @@ ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to
 
 TRUSTED_PROGRAM = re.compile(r"qemu-system-[a-z0-9_]+", re.ASCII)
 """A QEMU that is found on PATH: what it runs was installed by the user."""
+
+_SHOWN = 2000
 
 
 class Untrusted(NamedTuple):
@@ -36,11 +37,16 @@ def find_untrusted(config: Config) -> list[Untrusted]:
     for name, machine in config.machines.items():
         qemu = machine.settings.qemu
         if qemu.args:
-            words = " ".join(map(shorten, qemu.args[:8])) + (" …" if len(qemu.args) > 8 else "")
-            found.append(Untrusted(name, "qemu.args", words))
+            found.append(Untrusted(name, "qemu.args", _show(" ".join(map(repr, qemu.args)))))
         if not TRUSTED_PROGRAM.fullmatch(qemu.program):
-            found.append(Untrusted(name, "qemu.program", shorten(qemu.program)))
+            found.append(Untrusted(name, "qemu.program", _show(repr(qemu.program))))
     return [item for item in found if config.origins[item.machine][item.key].layer == "Qupfile"]
+
+
+def _show(text: str) -> str:
+    """All of it, so that nothing hides behind the end; or a word that there is more."""
+    rest = len(text) - _SHOWN
+    return text if rest <= 0 else f"{text[:_SHOWN]} … ({rest} characters more: read the Qupfile)"
 
 
 def check_primary(stacks: Mapping[str, Stack], problems: Collector) -> None:
@@ -60,22 +66,29 @@ def check_ports(
     networks: Mapping[str, object], stacks: Mapping[str, Stack], problems: Collector
 ) -> None:
     """No two forwards of a project listen at the same place."""
-    taken: dict[tuple[str, int], list[tuple[str, Forward]]] = {}
+    taken: dict[tuple[str, int], dict[str, tuple[str, Forward]]] = {}
     for name, index, forward in _forwards(networks):
-        others = taken.setdefault((forward.protocol, forward.host), [])
-        for owner, other in others:
-            if forward.address == other.address or ANY_ADDRESS in (forward.address, other.address):
-                problems.add(
-                    stacks[name].problem(
-                        ("network", "forward", index),
-                        f"host port {forward.host}/{forward.protocol} is forwarded twice:"
-                        f" {_owners(owner, other, name, forward)}",
-                        hint="take another port for one of them, or 0 for any that is free",
-                    )
+        listeners = taken.setdefault((forward.protocol, forward.host), {})
+        if clash := _find_clash(forward.address, listeners):
+            problems.add(
+                stacks[name].problem(
+                    ("network", "forward", index),
+                    f"host port {forward.host}/{forward.protocol} is forwarded twice:"
+                    f" {_owners(*clash, name, forward)}",
+                    hint="take another port for one of them, or 0 for any that is free",
                 )
-                break
+            )
         else:
-            others.append((name, forward))
+            listeners[forward.address] = (name, forward)
+
+
+def _find_clash(
+    address: str, listeners: Mapping[str, tuple[str, Forward]]
+) -> tuple[str, Forward] | None:
+    """The one that listens at an address already, or at all of them."""
+    if address == ANY_ADDRESS:
+        return next(iter(listeners.values()), None)
+    return listeners.get(address) or listeners.get(ANY_ADDRESS)
 
 
 def _owners(owner: str, other: Forward, name: str, forward: Forward) -> str:

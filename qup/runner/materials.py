@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -107,12 +108,16 @@ def prepare(
     Returns:
         The state of the machine with these materials; it is not written yet.
     """
-    with ctx.phase(config.name, "disk", "preparing disk and seed") as phase:
-        base = ctx.boxes.folder(box.digest) / DISK
-        size = plan.disks[0].size or 0
-        phase.result = _prepare_disk(config.name, folder.disk, base, size, fresh=old is None)
+    base = ctx.boxes.folder(box.digest) / DISK
+    size = plan.disks[0].size or 0
+    with (
+        ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
+        ThreadPoolExecutor(1) as aside,  # qemu-img works while the keys and the seed are made
+    ):
+        made = aside.submit(_prepare_disk, config.name, folder.disk, base, size, fresh=old is None)
         user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
         write_iso(folder.seed, build_files(plan.seed, user_key, host_key))
+        phase.result = made.result()
     state = old or State(
         id=plan.identity.id,
         uuid=plan.identity.uuid,

@@ -140,10 +140,14 @@ def _from_cache(project: Project) -> tuple[Member, ...] | None:
 def _from_qupfile(project: Project) -> tuple[Member, ...]:
     import tomllib  # 16 ms
 
+    from qup.toml_positions import locate
+
     try:
         if project.qupfile.stat().st_size > QUPFILE_LIMIT or not project.qupfile.is_file():
             raise ConfigError(f"{project.qupfile} is no Qupfile", hint=VALIDATE)
-        document = tomllib.loads(project.qupfile.read_text("utf-8-sig"))
+        text = project.qupfile.read_text("utf-8-sig")
+        locate(text)  # refuses what is nested so deep that tomllib would choke on it
+        document = tomllib.loads(text)
     except (OSError, ValueError) as exc:
         raise ConfigError(f"{project.qupfile} can't be read", hint=VALIDATE) from exc
     common = _table(document.get("machine"))

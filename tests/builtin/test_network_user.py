@@ -52,12 +52,6 @@ def test_forwards_are_read() -> None:
         ({"forward": ["1:2", 8080]}, ("forward", 1), "8080 is not a forward"),
         ({"forward": [["1:2"]]}, ("forward", 0), "is not a forward"),
         ({"forward": "8080:80"}, ("forward",), "tuple"),
-        (
-            {"forward": ["8080:80", "8080:81"]},
-            ("forward",),
-            "host's port 8080/tcp is forwarded twice",
-        ),
-        ({"forward": ["0.0.0.0:8080:80", "8080:81"]}, ("forward",), "forwarded twice"),
         ({"forward": ["8080:80", "8081:80"]}, ("forward",), "guest's port 80/tcp"),
         ({"isolate": "yes"}, ("isolate",), "boolean"),
         ({"forwards": []}, ("forwards",), "not permitted"),

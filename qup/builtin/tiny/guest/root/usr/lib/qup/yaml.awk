@@ -15,6 +15,8 @@ function yaml_parse(doc) {
     at = 1
     skip_blank()
     if (at <= last && lines[at] ~ /^---[ \t]*(#.*)?$/) { at++; skip_blank() }
+    while (at <= last && lines[at] !~ /^ *(-( |$)|\{)/ && !key_length(unindented(lines[at])))
+        complain_line()
     if (at > last) { kind[doc] = "null"; return }
     parse_block(doc, 0)
     while (at <= last) {
@@ -27,14 +29,26 @@ function yaml_parse(doc) {
 
 function complain(line, message) { report(yaml_doc ":" line ": " message) }
 
+# Reports a line of a block that is no entry, and skips it with what belongs to it.
+function complain_line(    line) {
+    line = unindented(lines[at])
+    complain(at, line ~ /^\t/ ? "indented by a tab; YAML wants spaces" \
+        : "neither \"key: value\" nor \"- item\": " line)
+    skip_deeper(indent_of(lines[at++]))
+}
+
 function skip_blank() {
     while (at <= last && lines[at] ~ /^[ \t]*(#.*)?$/) at++
 }
 
-# The indentation of a line. A tab there is YAML's classic mistake and is told apart.
 function indent_of(line) {
     match(line, /^ */)
     return RLENGTH
+}
+
+function unindented(line) {
+    sub(/^ +/, "", line)
+    return line
 }
 
 # Skips what is indented deeper than `indent`: the rest of a value that was not understood.
@@ -55,11 +69,8 @@ function parse_block(path, least,    indent, line, number) {
     skip_blank()
     if (at > last || (indent = indent_of(lines[at])) < least) { kind[path] = "null"; return }
     line = substr(lines[at], indent + 1)
-    if (line ~ /^\t/) {
-        complain(at, "indented by a tab; YAML wants spaces")
-        at++
-        skip_deeper(least - 1)
-    } else if (line ~ /^-( |$)/) {
+    if (line ~ /^\t/) complain_line()
+    else if (line ~ /^-( |$)/) {
         parse_sequence(path, indent)
     } else if (key_length(line)) {
         parse_mapping(path, indent)
@@ -103,12 +114,7 @@ function parse_mapping(path, indent,    line, length_, key, child, rest, number)
         if (line ~ /^-( |$)/ || line ~ /^\.\.\.[ \t]*$/) return
         number = at
         length_ = key_length(line)
-        if (!length_) {
-            complain(at, "neither \"key: value\" nor \"- item\": " line)
-            at++
-            skip_deeper(indent)
-            continue
-        }
+        if (!length_) { complain_line(); continue }
         key = unquote(substr(line, 1, length_))
         rest = substr(line, length_ + 1)
         sub(/^[ \t]*:[ \t]*/, "", rest)
@@ -138,7 +144,7 @@ function check_indent(indent) {
 function key_length(line) {
     if (line ~ /^"/) { if (!match(line, /^"([^"\\]|\\.)*"[ \t]*:([ \t]|$)/)) return 0 }
     else if (line ~ /^'/) { if (!match(line, /^'([^']|'')*'[ \t]*:([ \t]|$)/)) return 0 }
-    else if (line ~ /^[\[{&*!|>%@`#,?]/ || !match(line, /:([ \t]|$)/)) return 0
+    else if (line ~ /^[\t\[{&*!|>%@`#,?]/ || !match(line, /:([ \t]|$)/)) return 0
     else return index(substr(line, 1, RSTART), " #") ? 0 : RSTART - 1
     match(line, line ~ /^"/ ? "^\"([^\"\\\\]|\\\\.)*\"" : "^'([^']|'')*'")
     return RLENGTH
