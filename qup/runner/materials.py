@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -110,14 +109,10 @@ def prepare(
     """
     base = ctx.boxes.folder(box.digest) / DISK
     size = plan.disks[0].size or 0
-    with (
-        ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
-        ThreadPoolExecutor(1) as aside,  # qemu-img works while the keys and the seed are made
-    ):
-        made = aside.submit(_prepare_disk, config.name, folder.disk, base, size, fresh=old is None)
+    with ctx.phase(config.name, "disk", "preparing disk and seed") as phase:
+        phase.result = _prepare_disk(config.name, folder.disk, base, size, fresh=old is None)
         user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
         write_iso(folder.seed, build_files(plan.seed, user_key, host_key))
-        phase.result = made.result()
     state = old or State(
         id=plan.identity.id,
         uuid=plan.identity.uuid,
