@@ -12,13 +12,16 @@ def main() -> None:
 
         sys.stdout.write(f"qup {__version__}\n")
         return
-    import gc
+    try:
+        import gc
 
-    from qup.cli.main import run
+        from qup.cli.main import run
 
-    gc.set_threshold(50_000)  # most commands end before a collection could be of any use
-
-    sys.exit(run(sys.argv[1:]))
+        gc.set_threshold(50_000)  # most commands end before a collection could be of any use
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

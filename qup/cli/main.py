@@ -80,6 +80,12 @@ class LazyGroup(TyperGroup):
             return _build(cmd_name, command.callback, summary=command.summary)
         return None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS:
+            names: dict[str, Any] = dict.fromkeys(self.list_commands(ctx))
+            self.commands = names  # for "did you mean"
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         # Ctrl-C must reach our boundary: the command-line library would make it exit code 1.
         try:
@@ -174,6 +180,7 @@ def run(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = _dispatch(argv)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is all said and done
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough. Nothing more can be said there.

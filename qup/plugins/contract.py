@@ -57,8 +57,8 @@ class Answer:
             row = tuple(value)  # also of a generator, whose errors belong to the plugin
             if all(isinstance(item, self.types) for item in row):
                 return row
-        what = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.types)
-        wanted = f"several {what}" if self.many else what
+        names = ("None" if kind is type(None) else kind.__name__ for kind in self.types)
+        wanted = f"a list of {', '.join(names)}" if self.many else " or ".join(names)
         raise TypeError(f"it returned {_cut(repr(value))}, which is not {wanted}")
 
 
@@ -200,7 +200,7 @@ def check_item(kind: str, item: Any, reserved: frozenset[str] = frozenset()) -> 
         raise Refusal(f"{_cut(repr(item))} is no {kind}: it has no name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise Refusal(
-            f"{_cut(repr(name))} can't be a {kind}'s name: lower case letters, digits, hyphens"
+            f"{kind} {_cut(repr(name))}: a name has lower case letters, digits and hyphens"
         )
     if name in reserved:
         raise Refusal(f"{kind} {name!r}: the word is qup's own")

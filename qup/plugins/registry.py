@@ -157,7 +157,11 @@ class Plugins:
                 raise Refusal("its entry point leads to None")
             if any(plugin is known for known in self._manager.get_plugins()):
                 raise Refusal("its entry point leads to what is loaded already")
-            self._manager.register(plugin, name=name)
+            try:
+                self._manager.register(plugin, name=name)
+            except pluggy.PluginValidationError as exc:
+                # Its first line names the plugin and the hook, as the others do.
+                raise Refusal("; ".join(str(exc).splitlines()[1:]) or str(exc)) from exc
             self._check_hooks(plugin, name)
         except BROKEN_BY_PLUGIN as exc:
             if self._manager.has_plugin(name):

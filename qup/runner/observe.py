@@ -70,6 +70,12 @@ class Observation:
         """Whether there is a QEMU."""
         return self.status not in (NOT_CREATED, STOPPED, CRASHED, BROKEN)
 
+    @property
+    def let_go(self) -> bool:
+        """Whether a start got as far as letting its guest run: only then ssh's port is known."""
+        launch = self.state.launch if self.state else None
+        return launch is not None and launch.ssh_port is not None
+
     def to_dict(self) -> dict[str, Any]:
         """As ``qup status --json`` prints it."""
         data = {key: value for key, value in asdict(self).items() if key != "state"}
@@ -121,7 +127,7 @@ def _observe_dead(folder: MachineFolder, state: State) -> Observation:
         detail = "QEMU died without a word: it was killed, or the host went down"
         return Observation(folder.name, CRASHED, detail, state=state)
     words = _last_words(folder.log("qemu"))
-    detail = words if "terminating on signal" in words else "the guest powered off by itself"
+    detail = words if words.startswith("QEMU was ended by") else "the guest powered off by itself"
     return Observation(folder.name, STOPPED, detail, state=state)
 
 
@@ -133,7 +139,9 @@ def _last_words(log: Path) -> str:
     except OSError:
         return ""
     said = lines[-1] if lines and not lines[-1].startswith("$ ") else ""
-    return "QEMU was " + said.partition(": ")[2] if "terminating on signal" in said else said
+    if "terminating on signal" in said:
+        return "QEMU was ended by " + said.partition("terminating on ")[2]
+    return said
 
 
 def _ask(folder: MachineFolder, seen: Observation) -> Observation:

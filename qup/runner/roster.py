@@ -104,7 +104,7 @@ def read_roster(project: Project) -> Roster:
             members = _from_qupfile(project)
         problem = None
     except QupError as exc:
-        members, problem = (), exc.message
+        members, problem = (), f"{exc.message}; {exc.hint}" if exc.hint else exc.message
     known = {member.name for member in members}
     leftovers = tuple(name for name in machine_names(project) if name not in known)
     return Roster(members, leftovers, problem)

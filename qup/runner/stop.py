@@ -27,6 +27,7 @@ from qup.runner.observe import (
     BROKEN,
     NOT_CREATED,
     RUNNING,
+    STARTING,
     UNRESPONSIVE,
     Observation,
     find_pid,
@@ -36,7 +37,7 @@ from qup.store import clear_undo, forget, indexed, read_undo, remove_machine, wr
 
 GRACE = 60.0
 """Seconds that the guest has for shutting down unless the user says otherwise."""
-SECOND_PRESS = 1.0
+SECOND_PRESS, NEXT_PRESS = 1.0, 3.0
 SSH_BUDGET = 15.0
 QUIT_BUDGET = 5.0
 SIGNAL_BUDGET = 5.0
@@ -135,7 +136,7 @@ def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: floa
         MachineError: not even SIGKILL helped.
     """
     asks: list[tuple[str, Callable[[], bool]]] = []
-    if not force and seen.status in (RUNNING, "starting"):
+    if not force and seen.let_go and seen.status in (RUNNING, STARTING):
         asks.append(("powered off", lambda: _press_button(target, timeout)))
         if seen.ready:
             asks.append(("powered off over ssh", lambda: _poweroff_by_ssh(target)))
@@ -165,12 +166,14 @@ def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: floa
 def _press_button(target: _Target, timeout: float) -> bool:
     if not target.command("system_powerdown"):
         return False
+    deadline = time.monotonic() + timeout
     if target.gone(min(SECOND_PRESS, timeout)):
         return True
     target.tell(f"the guest was asked to power off; waiting up to {timeout:g} s")
-    target.command("system_powerdown")
-    if target.gone(max(0.0, timeout - SECOND_PRESS)):
-        return True
+    while (left := deadline - time.monotonic()) > 0:
+        target.command("system_powerdown")  # a guest that is booting misses the earlier ones
+        if target.gone(min(NEXT_PRESS, left)):
+            return True
     target.tell("the guest does not react to the power button")
     return False
 

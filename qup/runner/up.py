@@ -77,7 +77,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
-        if seen.alive and not _was_let_go(seen):
+        if seen.alive and not seen.let_go:
             ctx.tell(
                 config.name, "an earlier start was cut off before the guest ran; starting anew"
             )
@@ -88,12 +88,6 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         data = observe(folder).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
-
-
-def _was_let_go(seen: Observation) -> bool:
-    """Whether a start got as far as letting its guest run: only then ssh's port is known."""
-    launch = seen.state.launch if seen.state else None
-    return launch is not None and launch.ssh_port is not None
 
 
 def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None:

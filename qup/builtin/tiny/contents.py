@@ -21,7 +21,7 @@ from qup.builtin.tiny.tree import Entry, Tree
 
 @dataclass(frozen=True)
 class Machine:
-    """What differs between architectures: the kernel's package, where libraries are, the console."""
+    """What differs between architectures: kernel package, where libraries are, console."""
 
     kernel: str
     libraries: str
@@ -188,7 +188,7 @@ def add_guest(tree: Tree, packages: Iterable[Package], recipe: str) -> str:
             tree.add_file(
                 target,
                 data.replace(b"@VERSION@", version.encode()),
-                0o755 if data.startswith(b"#!") else 0o644,
+                _guest_mode(path, data),
             )
     for link, target in (("bin", "usr/bin"), ("sbin", "usr/bin"), ("usr/sbin", "bin")):
         tree.add_link(f"/box/{link}", target)
@@ -235,6 +235,13 @@ def _find_library(contents: Mapping[str, Entry], soname: str, machine: Machine) 
         f"no package has the library {soname}",
         "this release of the distribution is newer than qup: tell qup's developers",
     )
+
+
+def _guest_mode(path: str, data: bytes) -> int:
+    """Permissions of a file of ours; a wheel does not keep them."""
+    if path == "/root/etc/shadow":
+        return 0o600
+    return 0o755 if data.startswith(b"#!") else 0o644
 
 
 def _walk(directory: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
