@@ -22,8 +22,14 @@ def explain_os_error(action: str, path: Path, exc: OSError) -> QupError:
     return HostError(f"can't {action} {path}: {exc.strerror or exc}", hint=hint)
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace a file's content: written aside, flushed to disk, then renamed into place.
+
+    Args:
+        path: the file.
+        data: its new content.
+        mode: its permissions.
+        durable: flush it to disk; for what can be made again, the rename alone is enough.
 
     Raises:
         HostError: the file can't be written; the old content is still there.
@@ -38,10 +44,12 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600) -> None:
             file.write(payload)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
         temporary = None
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as exc:
         raise explain_os_error("write", path, exc) from exc
     finally:

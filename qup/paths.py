@@ -42,6 +42,13 @@ class Project(NamedTuple):
     def machines(self) -> Path:
         return self.state / "machines"
 
+    @property
+    def locks(self) -> Path:
+        """A lock for each machine; they outlive the machines, so that nobody can hold the
+        lock of a file that is gone.
+        """
+        return self.state / "locks"
+
     def machine(self, name: str) -> MachineFolder:
         return MachineFolder(self.machines / name)
 
@@ -58,7 +65,7 @@ class MachineFolder(NamedTuple):
     @property
     def lock(self) -> Path:
         """Held by the one qup that changes the machine."""
-        return self.root / "lock"
+        return self.root.parent.parent / "locks" / self.name
 
     @property
     def alive(self) -> Path:

@@ -42,8 +42,9 @@ def create_folders(project: Project, name: str) -> MachineFolder:
     make_private(project.state)
     ignore = project.state / ".gitignore"
     if not ignore.exists():
-        write_atomic(ignore, "*\n")
+        write_atomic(ignore, "*\n", durable=False)
     make_private(project.machines)
+    make_private(project.locks)
     folder = project.machine(name)
     make_private(folder.root)
     make_private(folder.logs)
@@ -131,6 +132,8 @@ def lock_machine(
     folder: MachineFolder, *, timeout: float, on_wait: Callable[[str], None] | None = None
 ) -> contextlib.AbstractContextManager[None]:
     """Hold a machine's lock; see :func:`lock`."""
+    with contextlib.suppress(FileNotFoundError):  # no .qup: opening the lock will say so
+        folder.lock.parent.mkdir(mode=0o700, exist_ok=True)
     return lock(folder.lock, what=f"machine {folder.name}", timeout=timeout, on_wait=on_wait)
 
 
@@ -219,7 +222,7 @@ def remember(state: State, project: Project) -> None:
     """Note in the index where a machine is."""
     root = make_private(index_root())
     entry = {"project": os.fspath(project.root), "name": state.name}
-    write_atomic(root / f"{state.id}.json", json.dumps(entry))
+    write_atomic(root / f"{state.id}.json", json.dumps(entry), durable=False)
 
 
 def forget(machine_id: str) -> None:

@@ -75,6 +75,8 @@ def examine(plugins: Plugins, host: LocalHost) -> list[Diagnosis]:
     for check in plugins.checks.values():
         try:
             found += [Diagnosis(check.name, finding) for finding in check.run(host)]
+        except QupError as exc:
+            found.append(Diagnosis(check.name, Finding("warning", exc.message, exc.hint)))
         except Exception as exc:
             text = f"the check itself failed: {type(exc).__name__}: {exc}"
             found.append(Diagnosis(check.name, Finding("warning", text)))

@@ -6,6 +6,7 @@ what ``qup up`` needs.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -19,10 +20,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from qup.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, Interrupted, QupError
+from qup.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, Interrupted, PluginError, QupError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from qup.api import Command
     from qup.cli.common import Globals
+    from qup.plugins import Plugins
 
 PIPE_EXIT_CODE = 141
 """What a program ends with that SIGPIPE ended: 128 + 13."""
@@ -92,6 +97,20 @@ class LazyGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
+        except Exception as exc:
+            raise self._blame(ctx.invoked_subcommand, exc) from exc
+
+    def _blame(self, name: str | None, exc: Exception) -> Exception:
+        """An error of a plugin's command is not a bug of ours."""
+        if name is None or name in COMMANDS or isinstance(exc, QupError | OSError):
+            return exc
+        if type(exc).__module__.startswith("typer"):
+            return exc
+        plugin = _plugins().provider("command", name)
+        return PluginError(
+            f"command {name} of plugin {plugin} failed: {type(exc).__name__}: {exc}",
+            hint="report this to the plugin's author",
+        )
 
 
 class WordsCommand(TyperCommand):
@@ -128,10 +147,17 @@ def _build(
     return command
 
 
-def _plugin_commands() -> dict[str, Any]:
+@functools.cache
+def _plugins() -> Plugins:
     from qup.plugins import Plugins
 
-    return {name: item for name, item in Plugins().commands.items() if name not in COMMANDS}
+    plugins = Plugins()
+    plugins.reserve("command", COMMANDS)
+    return plugins
+
+
+def _plugin_commands() -> Mapping[str, Command]:
+    return _plugins().commands
 
 
 app = typer.Typer(

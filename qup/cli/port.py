@@ -39,6 +39,7 @@ def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
     context = globals_of(ctx).context()
     machine = read_roster(context.project).choose_one(name)
     folder = context.project.machine(machine)
+    require_alive(folder)
     with context.lock(folder):
         state = require_alive(folder)
         assert state.launch is not None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qup.cli.common import printable
 from qup.errors import ConfigError
 from qup.model.settings import SETTINGS, Setting
 from qup.runner.roster import Member, save_roster
@@ -107,6 +108,8 @@ def load_config(context: Context, overrides: Overrides) -> Config:
         overrides=overrides.values,
         assignments=overrides.assignments,
     )
+    for failure in context.plugins.failures:
+        typer.secho(f"warning: {printable(str(failure))}", fg=typer.colors.YELLOW, err=True)
     if context.project.state.is_dir() and not overrides:
         members = [
             Member(name, machine.settings.autostart, machine.settings.primary)

@@ -115,4 +115,4 @@ def write_iso(path: Path, files: dict[str, str]) -> None:
     image = io.BytesIO()
     iso.write_fp(image)
     iso.close()
-    write_atomic(path, image.getvalue())
+    write_atomic(path, image.getvalue(), durable=False)

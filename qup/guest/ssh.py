@@ -85,9 +85,9 @@ def write_config(
 ) -> None:
     """Write the machine's ssh configuration and pin its host key."""
     key = " ".join(host_key.split()[:2])
-    write_atomic(folder.known_hosts, f"{endpoint.host_alias} {key}\n")
+    write_atomic(folder.known_hosts, f"{endpoint.host_alias} {key}\n", durable=False)
     link_files(folder, runtime)
-    write_atomic(folder.config, render_config(endpoint, runtime))
+    write_atomic(folder.config, render_config(endpoint, runtime), durable=False)
 
 
 def link_files(folder: SshFolder, runtime: RuntimeFolder) -> None:

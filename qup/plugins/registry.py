@@ -64,6 +64,9 @@ BUILTIN = (
 )
 """Plugins that are always there. They come in by the same hooks as anybody's."""
 
+SUSPECTS = 2
+"""Broken plugins whose failures fit into a hint; of more there are only the names."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -102,7 +105,8 @@ class Plugins:
         """Load what is built in and, unless a test wants to do without, what is installed."""
         self.plugins: dict[str, Plugin] = {}
         self.failures: list[Failure] = []
-        self._conflicts: dict[tuple[str, str], str] = {}
+        self._reasons: dict[tuple[str, str], str] = {}
+        self._explained: set[Failure] = set()
         self._providers: dict[tuple[str, str], str] = {}
         self._reserved = dict(RESERVED)
         self._tables: dict[str, dict[str, Any]] = {}
@@ -155,7 +159,7 @@ class Plugins:
         try:
             if plugin is None:
                 raise Refusal("its entry point leads to None")
-            if any(plugin is known for known in self._manager.get_plugins()):
+            if any(plugin is known for _, known in self._manager.list_name_plugin()):
                 raise Refusal("its entry point leads to what is loaded already")
             try:
                 self._manager.register(plugin, name=name)
@@ -224,7 +228,7 @@ class Plugins:
                     check_item(kind, item, self._reserved.get(kind, frozenset()))
                     claims.setdefault(item.name, []).append((plugin, item))
                 except BROKEN_BY_PLUGIN as exc:
-                    self._fail(plugin.name, hook, exc)
+                    self._refuse(kind, item, plugin.name, exc)
         table: dict[str, Any] = {}
         for name, claim in claims.items():
             if self._settle(kind, name, [plugin for plugin, _ in claim]):
@@ -235,23 +239,27 @@ class Plugins:
                 table[name] = Fenced(item, kind, plugin.name) if fenced else item
         return table
 
+    def _refuse(self, kind: str, item: Any, plugin: str, exc: BaseException) -> None:
+        """Note that something was not taken; if it has a name, that is why the name is missing."""
+        failure = self._fail(plugin, KINDS[kind].hook, exc)
+        self._explained.add(failure)
+        with contextlib.suppress(*BROKEN_BY_PLUGIN):
+            self._reasons.setdefault((kind, str(item.name)), str(failure))
+
     def _settle(self, kind: str, name: str, plugins: Sequence[Plugin]) -> bool:
         """Whether the first of several plugins gets a name: if it is built in, or the only one."""
         hook = KINDS[kind].hook
+        names = list(dict.fromkeys(plugin.name for plugin in plugins))
         if plugins[0].builtin:
-            for plugin in plugins[1:]:
-                self._fail(plugin.name, hook, Refusal(f"{kind} {name!r} is built in"))
+            losers, words = names[1:], f"{kind} {name!r} is built in"
+        elif len(plugins) == 1:
             return True
-        if len(plugins) == 1:
-            return True
-        names = dict.fromkeys(plugin.name for plugin in plugins)
-        words = f"{kind} {name!r} is brought by {' and by '.join(names)}"
-        if len(names) == 1:
-            words += " twice"
-        self._conflicts[kind, name] = words
-        for owner in names:
-            self._fail(owner, hook, Refusal(words))
-        return False
+        else:
+            twice = " twice" if len(names) == 1 else ""
+            losers, words = names, f"{kind} {name!r} is brought by {' and by '.join(names)}{twice}"
+            self._reasons[kind, name] = f"{words}; uninstall all but one" if not twice else words
+        self._explained |= {self._fail(loser, hook, Refusal(words)) for loser in losers}
+        return plugins[0].builtin
 
     def _ask(self, plugin: str, hook: str, function: Callable[[], object]) -> tuple[Any, ...]:
         try:
@@ -304,12 +312,18 @@ class Plugins:
     def explain_missing(self, kind: str, name: str) -> str | None:
         """Why something that isn't there may be missing: a clash, or plugins that failed."""
         self._table(kind)
-        if conflict := self._conflicts.get((kind, name)):
-            return f"{conflict}; uninstall one of them"
-        relevant = [item for item in self.failures if item.where in ("import", KINDS[kind].hook)]
-        if relevant:
-            return "; ".join(str(failure) for failure in relevant)
-        return None
+        if reason := self._reasons.get((kind, name)):
+            return reason
+        hooks = ("import", KINDS[kind].hook)
+        suspects = [
+            failure
+            for failure in self.failures
+            if failure.where in hooks and failure not in self._explained
+        ]
+        if len(suspects) <= SUSPECTS:
+            return "; ".join(map(str, suspects)) or None
+        names = ", ".join(dict.fromkeys(failure.plugin for failure in suspects))
+        return f"it may come from a broken plugin: {names}; 'qup plugins list' says more"
 
     # --- contributions and observations ------------------------------------------------
 
@@ -362,11 +376,12 @@ def find_distributions() -> Iterator[Distribution]:
         try:
             if f"[{ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
                 continue
-            # What is first on the path hides others of its name, as for imports.
-            found.setdefault(distribution.name, distribution)
+            if isinstance(distribution.name, str):  # damaged ones have none
+                # What is first on the path hides others of its name, as for imports.
+                found.setdefault(distribution.name, distribution)
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # damaged beyond having a name
-    return (found[name] for name in sorted(found, key=str))
+            continue
+    return (found[name] for name in sorted(found))
 
 
 def _take_words(answer: object) -> tuple[str, ...]:

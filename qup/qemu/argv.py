@@ -21,6 +21,8 @@ from qup.model.plan import Disk, Plan
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
 
+X86 = ("x86_64", "i386")
+
 MONITORS = ("control", "events")
 CONSOLE = "console"
 
@@ -120,6 +122,9 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
         yield from _disk(disk, layout, bootable=not plan.box.kernel)
     yield from _network(plan)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
+    if plan.box.arch in X86:
+        yield Argument(("-device", "pvpanic-pci"), "qup: a kernel's panic is told")
+        yield Argument(("-action", "panic=pause"), "qup: a kernel's panic can be looked at")
     yield Argument(("-S",), "qup: forwards are added before the guest runs")
     for extra in plan.extra:
         yield Argument(extra.words, extra.origin)

@@ -161,8 +161,8 @@ class _Machine:
         """Something that a plugin would have to bring isn't there."""
         hint = explain.hint_for_word(name, known)
         close = explain.did_you_mean(name, known)
-        if (reason := self.registry.explain_missing(kind, name)) and close is None:
-            hint = reason
+        if reason := self.registry.explain_missing(kind, name):
+            hint = f"{hint}; or: {reason}" if close is not None else reason
         self.refuse(path, f"unknown {kind} {shorten(name)}", hint, at_key=kind == "provisioner")
 
     def network_options(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from qup.errors import PluginError, QupError
 from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
 from qup.paths import MachineFolder, Project, boxes_root
 from qup.store import lock_machine
@@ -74,7 +73,8 @@ class Context:
             case Message():
                 self.note(event.machine, event.text)
         if "plugins" in self.__dict__:
-            self.plugins.notify(event)
+            for failure in self.plugins.notify(event):
+                self.note(event.machine, str(failure))
 
     def note(self, machine: str, text: str) -> None:
         """Add a line to the machine's ``qup.log``; a log that can't be written stops nothing."""
@@ -117,24 +117,3 @@ class Context:
             timeout=self.lock_timeout,
             on_wait=lambda text: self.tell(folder.name, text),
         )
-
-
-@contextlib.contextmanager
-def blame(plugin_item: str) -> Iterator[None]:
-    """Turn what a plugin's object raises unexpectedly into an error that names it.
-
-    Args:
-        plugin_item: what was called: ``network mode vde``.
-
-    Raises:
-        PluginError: it raised something that is no QupError.
-    """
-    try:
-        yield
-    except QupError:
-        raise
-    except Exception as exc:
-        raise PluginError(
-            f"{plugin_item} failed: {type(exc).__name__}: {exc}",
-            hint="'qup plugins list' says where it comes from; report this to its author",
-        ) from exc

@@ -21,7 +21,7 @@ from qup.model.state import State
 from qup.model.units import format_size
 from qup.paths import MachineFolder, SshFolder
 from qup.qemu import disk
-from qup.runner.context import Context, blame
+from qup.runner.context import Context
 from qup.runner.prepare import find_box
 from qup.store import lock
 
@@ -52,8 +52,7 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
     ):
         box = None if again else ctx.boxes.find(spec)
         if box is None:
-            with blame(f"box source {spec.source}"):
-                box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec))
+            box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec))
         phase.result = f"{format_size(box.size)}, {box.digest[:12]}"
     return box
 

@@ -8,13 +8,13 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 
-from qup.errors import BoxError, HostError
+from qup.errors import BoxError, HostError, PluginError
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
-from qup.runner.context import Context, blame
+from qup.runner.context import Context
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,23 @@ def choose_accelerator(ctx: Context, config: MachineConfig, *, trust: bool = Fal
     arch = arch_of(program)
     if wanted != AUTO:
         accelerator = ctx.plugins.accelerators[wanted]
-        with blame(f"accelerator {wanted}"):
-            verdict = accelerator.usable(ctx.host, program, arch, prove=not trust)
-            if not verdict.usable:
-                raise HostError(
-                    f"machine {config.name}: accelerator {wanted} does not work here:"
-                    f" {verdict.reason}",
-                    hint=verdict.hint
-                    or 'use accelerator = "auto" or "tcg"; --trust-accelerator skips the proof',
-                )
-            return Choice(accelerator.plan(arch), verdict.reason)
+        verdict = accelerator.usable(ctx.host, program, arch, prove=not trust)
+        if not verdict.usable:
+            raise HostError(
+                f"machine {config.name}: accelerator {wanted} does not work here: {verdict.reason}",
+                hint=verdict.hint
+                or 'use accelerator = "auto" or "tcg"; --trust-accelerator skips the proof',
+            )
+        return Choice(accelerator.plan(arch), verdict.reason)
     reasons: list[str] = []
     for accelerator in sorted(ctx.plugins.accelerators.values(), key=lambda item: -item.priority):
-        with blame(f"accelerator {accelerator.name}"):
+        try:
             verdict = accelerator.usable(ctx.host, program, arch, prove=True)
-            if verdict.usable:
-                return Choice(accelerator.plan(arch), "; ".join([verdict.reason, *reasons]))
+        except PluginError as exc:
+            reasons.append(f"not {accelerator.name}: {exc.message}")
+            continue
+        if verdict.usable:
+            return Choice(accelerator.plan(arch), "; ".join([verdict.reason, *reasons]))
         reasons.append(f"not {accelerator.name}: {verdict.reason}")
     raise HostError(f"machine {config.name}: no accelerator works here", details="\n".join(reasons))
 
@@ -78,8 +79,7 @@ def resolve_box(ctx: Context, reference: str, arch: str) -> tuple[BoxSpec, str]:
         BoxError: no source knows it.
     """
     for source in ctx.plugins.box_sources.values():
-        with blame(f"box source {source.name}"):
-            spec = source.resolve(reference, arch, ctx.project.root)
+        spec = source.resolve(reference, arch, ctx.project.root)
         if spec is not None:
             return spec, source.name
     import difflib  # only for the error
@@ -122,8 +122,7 @@ def make_plan(
         box_digest=digest,
         provision=_steps(ctx, config),
     )
-    with blame(f"network mode {settings.network.mode}"):
-        plan = plan_machine(config, facts, identity, partial(mode.plan, config.network))
+    plan = plan_machine(config, facts, identity, partial(mode.plan, config.network))
     return add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
 
 
@@ -131,8 +130,7 @@ def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
     steps = []
     for use in config.provision:
         provisioner = ctx.plugins.provisioners[use.name]
-        with blame(f"provisioner {use.name}"):
-            inputs = provisioner.digest(use.options, ctx.project.root)
+        inputs = provisioner.digest(use.options, ctx.project.root)
         options = use.options.model_dump(mode="json", by_alias=True)
         text = json.dumps([use.name, options, inputs], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()

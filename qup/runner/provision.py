@@ -11,7 +11,7 @@ from qup.model.events import Output
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
-from qup.runner.context import Context, blame
+from qup.runner.context import Context
 from qup.store import write_state
 
 
@@ -68,8 +68,7 @@ def _run_step(
     provisioner = ctx.plugins.provisioners[use.name]
     with ctx.phase(machine, "provision", f"provisioning: {use.name} ({number})"):
         try:
-            with blame(f"provisioner {use.name}"):
-                provisioner.run(use.options, guest, ctx.project.root, log.add)
+            provisioner.run(use.options, guest, ctx.project.root, log.add)
         except ProvisionError as exc:
             raise ProvisionError(
                 f"machine {machine}: provisioning step {number} ({use.name}) failed: {exc.message}",

@@ -116,7 +116,7 @@ def save_roster(project: Project, members: Sequence[Member]) -> None:
     path = project.state / CACHE
     text = json.dumps(data)
     if not path.exists() or path.read_text(errors="replace") != text:
-        write_atomic(path, text)
+        write_atomic(path, text, durable=False)
 
 
 def _stamp(project: Project) -> list[int]:

@@ -30,7 +30,7 @@ from qup.process import run
 from qup.qemu.argv import Layout
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
-from qup.runner.context import Context, blame
+from qup.runner.context import Context
 from qup.runner.forwards import SSH_FORWARD, add_forward, open_forwards
 from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, UNRESPONSIVE, Observation, observe
@@ -74,6 +74,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
     began = time.monotonic()
     folder = create_folders(ctx.project, config.name)
     with ctx.lock(folder):
+        create_folders(ctx.project, config.name)  # somebody may have destroyed it meanwhile
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
@@ -85,7 +86,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
             seen = observe(folder)
         work = _Up(ctx, config, options, folder)
         changed = work.resume(seen) if seen.alive else work.start(seen)
-        data = observe(folder).to_dict()
+        data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
 
@@ -253,9 +254,8 @@ class _Up:
         """
         problems: list[tuple[str, str | None]] = []
         mode = self.ctx.plugins.network_modes[plan.nics[0].mode]
-        with blame(f"network mode {mode.name}"):
-            found = mode.problems(self.config.network, self.ctx.host)
-            problems += [(problem.message, problem.hint) for problem in found]
+        found = mode.problems(self.config.network, self.ctx.host)
+        problems += [(problem.message, problem.hint) for problem in found]
         total = self.ctx.host.memory_mib
         if total and plan.memory_mib > total:
             text = f"memory = {plan.memory_mib} MiB, but this computer has {total} MiB in all"
@@ -307,7 +307,7 @@ class _Up:
         endpoint = ssh.Endpoint(self.name, state.id, address, port, state.user)
         ssh.write_config(endpoint, keys, runtime, host_key.public)
         write_state(self.folder, state)
-        write_atomic(self.folder.plan, json.dumps(plan.to_dict(), indent=2) + "\n")
+        write_atomic(self.folder.plan, json.dumps(plan.to_dict(), indent=2) + "\n", durable=False)
         return state, failures
 
     def _provision(self, plan: Plan, state: State) -> bool:
