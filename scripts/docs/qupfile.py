@@ -1,0 +1,119 @@
+"""The Qupfile's reference, from its schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qup.model.settings import SETTINGS
+from qup.plugins import Plugins
+from qup.qupfile import schema
+from scripts.docs.markdown import code, plain, table
+
+_VARIABLES = {item.key: item for item in SETTINGS}
+
+
+def built_in() -> Plugins:
+    """What qup brings itself, whatever else is installed here."""
+    return Plugins(installed=False)
+
+
+def write_reference() -> str:
+    """A table for each table of the Qupfile."""
+    registry = built_in()
+    whole = schema(registry)
+    definitions = whole["$defs"]
+    machine = definitions["machine"]["properties"]
+    parts = [_section("[machine]", "", machine, definitions)]
+    for name in ("ssh", "network", "qemu"):
+        properties = _table_of(name, machine, definitions)
+        parts += [_section(f"[machine.{name}]", f"{name}.", properties, definitions)]
+    for name, item in registry.provisioners.items():
+        heading = f"[[machine.provision]]: {name}"
+        text = plain(f"`{name} = {{ ... }}`: {item.summary}. Text instead of a table is `inline`.")
+        parts.append(_section(heading, "", _properties(item.options), {}, text, variables=False))
+    return "\n\n".join(parts)
+
+
+def write_variables() -> str:
+    """The variables and options that stand for keys."""
+    rows = [
+        [", ".join(map(code, (item.env, *item.aliases))), code(item.flag), code(item.key)]
+        for item in SETTINGS
+    ]
+    return table(["Variable", "Option", "Key in `[machine]`"], rows)
+
+
+def _table_of(name: str, machine: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
+    described = machine[name]
+    if name == "network":  # one alternative for each mode; the first is the default
+        return described["anyOf"][0]["properties"]
+    return _resolve(described, definitions)["properties"]
+
+
+def _resolve(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = described.get("$ref") or next(
+        (item["$ref"] for item in described.get("allOf", ()) if "$ref" in item), None
+    )
+    return definitions[reference.removeprefix("#/$defs/")] if reference else described
+
+
+def _properties(model: Any) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = model.model_json_schema(by_alias=True)["properties"]
+    return found
+
+
+def _section(
+    heading: str,
+    prefix: str,
+    properties: Mapping[str, Any],
+    definitions: Mapping[str, Any],
+    text: str = "",
+    *,
+    variables: bool = True,
+) -> str:
+    headings = ["Key", "Type", "Default", "What it is"]
+    if variables:
+        headings[3:3] = ["Variable", "Option"]
+    rows = []
+    for key, described in properties.items():
+        if "properties" in _resolve(described, definitions) or key == "network":
+            continue  # a table of its own
+        row = [code(key), _type(described), _default(described), _text(described)]
+        if variables:
+            setting = _VARIABLES.get(prefix + key)
+            row[3:3] = [code(setting.env), code(setting.flag)] if setting else ["", ""]
+        rows.append(row)
+    parts = [f"## {heading}", text, table(headings, rows)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _type(described: Mapping[str, Any]) -> str:
+    choices = [item for item in described.get("anyOf", ()) if item.get("type") != "null"]
+    patterns = " ".join(str(item.get("pattern", "")) for item in choices)
+    if "KMGT" in patterns:
+        return "size"
+    if "ms|" in patterns:
+        return "duration"
+    if len(choices) == 1:
+        return _type(choices[0])
+    if described.get("type") == "array":
+        inner = _type(described.get("items", {}))
+        return "list of tables" if inner == "table" else f"list of {inner}"
+    words = {"string": "text", "integer": "number", "boolean": "true or false", "object": "table"}
+    return words.get(str(described.get("type", "object")), "table")
+
+
+def _default(described: Mapping[str, Any]) -> str:
+    value = described.get("const", described.get("default"))
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return code("true" if value else "false")
+    return code(f'"{value}"') if isinstance(value, str) else code(str(value).replace("()", "[]"))
+
+
+def _text(described: Mapping[str, Any]) -> str:
+    text = plain(str(described.get("description", ""))).replace("<", "&lt;")
+    low, high = described.get("minimum"), described.get("maximum")
+    return f"{text} From {low} to {high}." if low is not None and high is not None else text

@@ -1,0 +1,132 @@
+"""A project with real machines, and a home, a cache and sockets that outlive one test.
+
+Tests that don't disturb each other share one running machine per module this way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import ROOT, Done, Sandbox, kill_leaks, run_qup
+
+SMALL = '[machine]\nmemory = "192M"\ndisk = "1G"\n'
+
+
+@dataclass
+class Lab:
+    """Call it to run qup in its project."""
+
+    box: Sandbox
+    folder: Path
+    cache: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {**self.box.variables(), "QUP_CACHE_DIR": str(self.cache)}
+
+    def __call__(self, *argv: str | os.PathLike[str], **more: Any) -> Done:
+        more.setdefault("cwd", self.folder)
+        return run_qup(*argv, env={**self.env, **more.pop("env", {})}, **more)
+
+    def spawn(self, *argv: str, **more: Any) -> subprocess.Popen[str]:
+        """Start qup in a session of its own, and don't wait for it."""
+        more.setdefault("cwd", self.folder)
+        more.setdefault("stdin", subprocess.DEVNULL)
+        more.setdefault("stdout", subprocess.PIPE)
+        more.setdefault("stderr", subprocess.STDOUT)
+        return subprocess.Popen(
+            [sys.executable, "-m", "qup", *argv],
+            env={**os.environ, **self.env, "PYTHONPATH": str(ROOT)},
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            **more,
+        )
+
+    def write(self, text: str) -> None:
+        (self.folder / "Qupfile").write_text(text, encoding="utf-8")
+
+    def machine(self, name: str = "default") -> Path:
+        """A machine's folder."""
+        return self.folder / ".qup" / "machines" / name
+
+    def inspect(self, name: str = "default") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self("inspect", name).ok().stdout)
+        return found
+
+    def status(self, name: str = "default") -> str:
+        seen = json.loads(self("status", name, "--json").ok().stdout)
+        return str(seen["machines"][0]["status"])
+
+    def pid(self, name: str = "default") -> int:
+        pid = self.inspect(name)["pid"]
+        assert isinstance(pid, int)
+        return pid
+
+    def sh(self, script: str, name: str = "default") -> str:
+        """Run a script in the guest, and return what it printed."""
+        return self("ssh", name, "--", script).ok().stdout
+
+    def settle(self) -> None:
+        """Have the guest write everything to its disk, before its power is cut."""
+        self.sh("sync")
+
+    def qemus(self) -> list[int]:
+        """Live QEMUs of this project, also those that qup lost."""
+        mark = os.fsencode(self.folder) + b"/"
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"qemu-system" in command.split(b"\0")[0] and mark in command:
+                found.append(int(entry.name))
+        return found
+
+
+def wait_until(check: Callable[[], object], seconds: float = 10.0) -> bool:
+    """Look again and again; whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not check():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def alive(pid: int) -> bool:
+    """Whether a process lives; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@contextmanager
+def open_lab(cache: Path, text: str = SMALL, name: str = "project") -> Iterator[Lab]:
+    """A lab that ends with all its machines; what is left running fails the test."""
+    box = Sandbox(Path(tempfile.mkdtemp(prefix="ql-", dir="/tmp")))
+    for folder in (box.home, box.runtime, box.root / "tmp"):
+        folder.mkdir(mode=0o700)
+    lab = Lab(box, box.root / name, cache)
+    lab.folder.mkdir()
+    lab.write(text)
+    try:
+        yield lab
+    finally:
+        said = lab("destroy", "-y") if (lab.folder / ".qup" / "machines").is_dir() else None
+        leaks = kill_leaks(str(box.root))
+        shutil.rmtree(box.root, ignore_errors=True)
+    assert not leaks, "\n".join(["left running:", *leaks, str(said)])
