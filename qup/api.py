@@ -288,14 +288,15 @@ class Finding:
     """One line of ``qup doctor``.
 
     Attributes:
-        status: ``ok``, ``warning`` (works, but), or ``problem`` (qup can't work).
+        status: ``ok``, ``note`` (so it is, and nobody need do anything), ``warning`` (works,
+            but), or ``problem`` (qup can't work).
         message: what is so.
         hint: what to do.
         packages: Debian packages that would mend it; ``doctor --fix`` installs them.
         fix: a command that would mend it, run as it is by ``doctor --fix``.
     """
 
-    status: Literal["ok", "warning", "problem"]
+    status: Literal["ok", "note", "warning", "problem"]
     message: str
     hint: str | None = None
     packages: tuple[str, ...] = ()

@@ -160,7 +160,7 @@ def read_state(folder: MachineFolder) -> State | None:
                 machine=folder.name,
             )
         return State.from_dict(data)
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise _broken(folder, "is damaged") from exc
 
 

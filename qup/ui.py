@@ -163,7 +163,7 @@ class Live(Interface):
 
 def _describe_phase(event: events.PhaseEnded) -> str:
     result = f" ({event.result})" if event.result else ""
-    failed = "" if event.ok else " failed"
+    failed = "" if event.ok or event.result else " failed"
     return f"{event.title}{failed}: {format_duration(event.seconds)}{result}"
 
 

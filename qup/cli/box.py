@@ -20,7 +20,10 @@ from qup.store import indexed, lock, read_state
 from qup.ui import open_interface
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Boxes: what machines boot from."
+    add_completion=False,
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    help="Boxes: what machines boot from.",
 )
 
 

@@ -11,7 +11,7 @@ import typer
 from qup.cli.common import AsJson, Names, print_json, print_table
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, with_settings
-from qup.errors import ConfigError, QupError
+from qup.errors import BoxError, ConfigError, QupError
 from qup.files import write_atomic
 from qup.paths import QUPFILE, runtime_folder
 
@@ -100,11 +100,20 @@ def _explain(config: Config, chosen: list[str], *, as_json: bool) -> None:
         return
     for name in chosen:
         rows = [
-            [key, json.dumps(_value(config.machines[name], key), default=str),
+            [key, _show(key, _value(config.machines[name], key)),
              " ".join(filter(None, (origin.layer, origin.where)))]
             for key, origin in config.origins[name].items()
         ]  # fmt: skip
         print_table([f"{name}:", "VALUE", "FROM"], rows)
+
+
+def _show(key: str, value: Any) -> str:
+    """A value as a person would write it in a Qupfile."""
+    from qup.model.units import format_size
+
+    if value is None:
+        return "-"
+    return json.dumps(format_size(value) if key in ("memory", "disk") else value, default=str)
 
 
 def _value(machine: MachineConfig, key: str) -> Any:
@@ -119,6 +128,8 @@ def _value(machine: MachineConfig, key: str) -> Any:
 
 def _print_plan(name: str, item: Plan) -> None:
     nic = item.nics[0]
+    from qup.model.units import MIB, format_size
+
     size = item.disks[0].size or 0
     box = f"{item.box.name} ({item.box_digest[:12] if item.box_digest else 'not here yet'})"
     forwards = ", ".join(str(forward) for forward in nic.plan.forwards) or "none"
@@ -126,8 +137,8 @@ def _print_plan(name: str, item: Plan) -> None:
     rows = {
         "box": box,
         "cpus": str(item.cpus),
-        "memory": f"{item.memory_mib}M",
-        "disk": f"{size // (1 << 20)}M",
+        "memory": format_size(item.memory_mib * MIB),
+        "disk": format_size(size),
         "hostname": item.seed.hostname,
         "network": f"{nic.mode} ({nic.mac}), forwards: {forwards}",
         "ssh": f"as {item.seed.user}",
@@ -148,7 +159,9 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
 
     runtime = runtime_folder(item.identity.id)
     folder = context.project.machine(name)
-    box = context.boxes.folder(item.box_digest or "0" * 16)
+    if item.box_digest is None:
+        typer.echo(f"# box {item.box.name} is not here yet: 'qup box build {item.box.name}'")
+    box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)
     sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console}
     arguments = build(item, layout_for(folder, box, program, sockets))
@@ -204,6 +217,8 @@ def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Override
 
     context = globals_of(ctx).context()
     config = load_config(context, overrides)
+    for machine in config.machines.values():
+        _check_box(context, machine)
     names = list(config.machines)
     needs_trust = [f"{item.machine}: {item.key}" for item in untrusted(config)]
     if as_json:
@@ -212,6 +227,16 @@ def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Override
     typer.echo(f"{context.project.qupfile} is fine: {', '.join(names)}")
     if needs_trust:
         typer.echo(f"it needs 'qup trust' for {', '.join(needs_trust)}")
+
+
+def _check_box(context: Context, machine: MachineConfig) -> None:
+    """Make sure that somebody knows the box, without fetching it."""
+    from qup.runner.prepare import find_box
+
+    try:
+        find_box(context, machine)
+    except BoxError as exc:
+        raise BoxError(f"machine {machine.name}: {exc.message}", hint=exc.hint) from exc
 
 
 def schema(ctx: typer.Context) -> None:

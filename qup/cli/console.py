@@ -25,6 +25,9 @@ from qup.store import lock
 DETACH = b"\x1d"
 """Ctrl-], as telnet and virsh have it."""
 
+QUIET = 1.0
+"""Seconds without output after which the console is left, once the input has ended."""
+
 EARLIER = 16 * 1024
 """Bytes of what was printed before that are shown first."""
 
@@ -33,7 +36,7 @@ def console(ctx: typer.Context, name: Name = None) -> None:
     """Attach to a machine's serial console; Ctrl-] leaves it, and the machine runs on.
 
     What the guest printed before is shown first. Without a terminal, standard input is sent
-    to the guest, and the console is left when the input ends.
+    to the guest, and the console is left when the input has ended and the guest is quiet.
 
     Example: `qup console`
     """
@@ -101,19 +104,22 @@ def _pump(connection: socket.socket) -> bool:
         selector.register(connection, selectors.EVENT_READ)
         try:
             selector.register(sys.stdin, selectors.EVENT_READ)
+            patience: float | None = None
         except PermissionError:  # a regular file can't be waited for: it is all there
             connection.sendall(sys.stdin.buffer.read())
-            return False
-        while True:
-            for key, _ in selector.select():
+            patience = QUIET
+        while ready := selector.select(patience):
+            for key, _ in ready:
                 if key.fileobj is connection:
                     if not (data := connection.recv(65536)):
                         return True
                     _write(data)
                 elif not (data := os.read(sys.stdin.fileno(), 65536)):
-                    return False
+                    selector.unregister(sys.stdin)
+                    patience = QUIET  # the guest may have an answer
                 elif DETACH in data:
                     connection.sendall(data.partition(DETACH)[0])
                     return False
                 else:
                     connection.sendall(data)
+        return False

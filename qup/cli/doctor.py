@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,7 +21,12 @@ from qup.process import quote
 from qup.runner.orphans import Orphan, end_orphan, find_orphans
 
 PROGRAM = "qemu-system-x86_64"
-MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "red")}
+MARKS = {
+    "ok": ("✓", "green"),
+    "note": ("-", "white"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "red"),
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,8 @@ def _accelerators(plugins: Plugins, host: LocalHost) -> list[Finding]:
         text = f"{item.name}: {'works' if verdict.usable else 'not usable'}, {verdict.reason}"
         if taken:
             text += "; 'auto' takes it"
-        found.append(Finding("ok", text, None if verdict.usable else verdict.hint))
+        status: Literal["ok", "note"] = "ok" if verdict.usable else "note"
+        found.append(Finding(status, text, verdict.hint))
     if not chosen:
         found.append(Finding("problem", "no accelerator works"))
     return found

@@ -63,6 +63,8 @@ def logs(
     if as_json:
         print_json({"machine": folder.name, "log": stream, "lines": cleaned})
         return
+    if not cleaned:
+        typer.echo(f"machine {folder.name}: the {stream} log is empty", err=True)
     for line in cleaned:
         typer.echo(line)
 

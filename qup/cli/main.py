@@ -6,6 +6,7 @@ what ``qup up`` needs.
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib
 import json
@@ -20,7 +21,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from qup.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, Interrupted, PluginError, QupError
+from qup.errors import (
+    BUG_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    Interrupted,
+    PluginError,
+    QupError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +36,9 @@ if TYPE_CHECKING:
     from qup.api import Command
     from qup.cli.common import Globals
     from qup.plugins import Plugins
+
+OUTPUT_FAILURES = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""What an OSError says when the output can't be written."""
 
 PIPE_EXIT_CODE = 141
 """What a program ends with that SIGPIPE ended: 128 + 13."""
@@ -137,7 +148,7 @@ def _build(
     if isinstance(target, typer.Typer):
         command = get_command(target)
     else:
-        app = typer.Typer(add_completion=False)
+        app = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         app.command(name, cls=cls, help=summary)(target)
         command = get_command(app)
     command.name = name
@@ -186,10 +197,16 @@ def root(
     ] = None,
     lock_timeout: Annotated[
         float,
-        typer.Option(help="Seconds to wait for another qup that works on the same machine."),
+        typer.Option(
+            metavar="SECONDS",
+            help="Seconds to wait for another qup that works on the same machine.",
+        ),
     ] = 60.0,
     version: Annotated[  # noqa: ARG001  its callback does the work
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print qup's version."
+        ),
     ] = False,
 ) -> None:
     """Virtual machines for a project, on QEMU: no daemon, no root.
@@ -221,18 +238,31 @@ def run(argv: list[str]) -> int:
 def _dispatch(argv: list[str]) -> int:
     as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
     try:
-        app(args=argv, prog_name="qup")
+        code = app(args=argv, prog_name="qup", standalone_mode=False)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else 0
+    except typer.Abort:
+        return _report(QupError("nothing was done"), as_json=as_json)
     except QupError as exc:
         return _report(exc, as_json=as_json)
     except KeyboardInterrupt:
         return _report(Interrupted(), as_json=as_json)
-    except BrokenPipeError:
-        raise
     except Exception as exc:
-        return _report_bug(exc, argv)
-    return 0
+        if isinstance(exc, OSError) and exc.filename is None and exc.errno in OUTPUT_FAILURES:
+            raise
+        if hasattr(exc, "format_message"):  # the command-line library's complaint about the words
+            return _report_usage(exc, as_json=as_json)
+        return _report_bug(exc, argv, as_json=as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _report_usage(exc: Any, *, as_json: bool) -> int:
+    path = exc.ctx.command_path if getattr(exc, "ctx", None) else "qup"
+    message: str = exc.format_message()
+    if not message:  # there were no words at all, and the help has been printed
+        return UsageError.exit_code
+    hint = f"'{path} --help' shows what there is"
+    return _report(UsageError(message, hint=hint), as_json=as_json)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  signal's form
@@ -251,7 +281,7 @@ def _report(error: QupError, *, as_json: bool) -> int:
     return error.exit_code
 
 
-def _report_bug(error: Exception, argv: list[str]) -> int:
+def _report_bug(error: Exception, argv: list[str], *, as_json: bool) -> int:
     """A bug of ours: a short message, and a log to send."""
     import platform
     import tempfile
@@ -270,8 +300,12 @@ def _report_bug(error: Exception, argv: list[str]) -> int:
         "w", prefix="qup-bug-", suffix=".log", delete=False, errors="replace"
     ) as file:
         file.write(log)
-    typer.echo(f"this is a bug in qup: {type(error).__name__}: {error}", err=True)
-    typer.echo(f"please report it with this file: {file.name}", err=True)
+    message = f"this is a bug in qup: {type(error).__name__}: {error}"
+    hint = f"please report it with this file: {file.name}"
+    if as_json:
+        data = {"kind": "bug", "exit_code": BUG_EXIT_CODE, "message": message, "hint": hint}
+        typer.echo(json.dumps({"schema": 1, "error": data}))
+    typer.echo(f"{message}\n{hint}", err=True)
     return BUG_EXIT_CODE
 
 

@@ -10,7 +10,12 @@ from qup.cli.common import AsJson, print_json, print_table, printable
 from qup.cli.main import COMMANDS
 from qup.plugins import Plugins
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Plugins: what they bring.")
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode="markdown",
+    no_args_is_help=True,
+    help="Plugins: what they bring.",
+)
 
 
 @app.callback()

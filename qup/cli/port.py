@@ -12,7 +12,7 @@ import typer
 from qup.cli.common import AsJson, Name, complete_machines, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
-from qup.model.network import SSH_PORT, Forward, parse_forward
+from qup.model.network import Forward, parse_forward
 from qup.paths import RuntimeFolder
 from qup.qemu.qmp import Qmp
 from qup.runner.forwards import add_forward, list_forwards, remove_forward
@@ -21,6 +21,7 @@ from qup.runner.roster import read_roster
 
 app = typer.Typer(
     add_completion=False,
+    rich_markup_mode="markdown",
     no_args_is_help=True,
     help="Ports of this computer that lead into a machine.",
 )
@@ -35,7 +36,8 @@ Machine = Annotated[
 
 
 @contextmanager
-def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
+def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp, int | None]]:
+    """The machine that is meant, its monitor, and the port of qup's own forward to sshd."""
     context = globals_of(ctx).context()
     machine = read_roster(context.project).choose_one(name)
     folder = context.project.machine(machine)
@@ -45,7 +47,7 @@ def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp]]:
         assert state.launch is not None
         runtime = RuntimeFolder.of(state.launch.runtime)
         with Qmp.connect(runtime.control, timeout=5.0) as monitor:
-            yield machine, monitor
+            yield machine, monitor, state.launch.ssh_port
 
 
 def _parse(text: str) -> Forward:
@@ -61,14 +63,14 @@ def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -
 
     Example: `qup port list`
     """
-    with _monitor(ctx, name) as (machine, monitor):
+    with _monitor(ctx, name) as (machine, monitor, own):
         forwards = list_forwards(monitor)
     if as_json:
         print_json({"machine": machine, "forwards": [asdict(item) for item in forwards]})
         return
     rows = [
         [f"{item.address}:{item.host}", f"{item.guest}/{item.protocol}",
-         "ssh" if item.guest == SSH_PORT else ""]
+         "qup ssh" if item.host == own else ""]
         for item in forwards
     ]  # fmt: skip
     print_table(["HERE", "GUEST", ""], rows)
@@ -84,7 +86,7 @@ def add(
     Examples: `qup port add 8080:80`, `qup port add 0:53/udp -m web`
     """
     wanted = _parse(forward)
-    with _monitor(ctx, machine) as (name, monitor):
+    with _monitor(ctx, machine) as (name, monitor, _):
         opened = add_forward(monitor, wanted)
     if as_json:
         print_json({"machine": name, "forward": asdict(opened)})
@@ -99,10 +101,9 @@ def rm(ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJs
     Example: `qup port rm 8080:80`
     """
     wanted = _parse(forward)
-    if wanted.guest == SSH_PORT and wanted.host == 0:
-        raise UsageError("qup's own forward for ssh can't be removed")
-    with _monitor(ctx, machine) as (name, monitor):
-        present = [item for item in list_forwards(monitor) if _matches(item, wanted)]
+    with _monitor(ctx, machine) as (name, monitor, own):
+        found = list_forwards(monitor)
+        present = [item for item in found if _matches(item, wanted) and item.host != own]
         if not present:
             raise MachineError(
                 f"machine {name} has no forward {wanted}", hint="'qup port list' shows them"

@@ -83,7 +83,12 @@ def _parameter_name(key: str) -> str:
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
-    option = typer.Option(setting.flag, help=setting.summary, rich_help_panel="Settings")
+    option = typer.Option(
+        setting.flag,
+        metavar=setting.metavar,
+        help=setting.summary,
+        rich_help_panel="Settings",
+    )
     return inspect.Parameter(
         _parameter_name(setting.key),
         inspect.Parameter.KEYWORD_ONLY,

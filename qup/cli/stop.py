@@ -21,7 +21,8 @@ def down(
         bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds the guest has for shutting down.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Seconds the guest has for shutting down."),
     ] = stop.GRACE,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -66,7 +67,7 @@ def destroy(
 
         def act(name: str) -> None:
             if not stop.destroy(context, context.project.machine(name)):
-                context.tell(name, "does not exist")
+                context.tell(name, "was never created")
 
         for_each(context, chosen, act)
 

@@ -40,7 +40,6 @@ def _user_data(seed: SeedPlan, user_key: KeyPair, host_key: KeyPair) -> str:
     lines = [
         "#cloud-config",
         f"hostname: {seed.hostname}",
-        "preserve_hostname: false",
         "ssh_pwauth: false",
         "ssh_deletekeys: true",
         "ssh_keys:",

@@ -16,6 +16,7 @@ class Setting(NamedTuple):
         key: its dotted key in ``[machine]``.
         env: the environment variable.
         flag: the option of the command line.
+        metavar: what its value is called in ``--help``.
         summary: what it is, in a line.
         aliases: other variables that are understood; ``env`` goes first.
     """
@@ -23,48 +24,67 @@ class Setting(NamedTuple):
     key: str
     env: str
     flag: str
+    metavar: str
     summary: str
     aliases: tuple[str, ...] = ()
 
 
 SETTINGS = (
-    Setting("box", "QUP_BOX", "--box", "What the machine boots from: 'tiny', or an image's path."),
-    Setting("cpus", "QUP_CPUS", "--cpus", "Number of virtual CPUs.", ("QUP_CPU_COUNT",)),
-    Setting("memory", "QUP_MEMORY", "--memory", 'Memory: "512M", "2G", or a number of MiB.'),
+    Setting(
+        "box", "QUP_BOX", "--box", "BOX", "What the machine boots from: 'tiny', or an image's path."
+    ),
+    Setting("cpus", "QUP_CPUS", "--cpus", "N", "Number of virtual CPUs.", ("QUP_CPU_COUNT",)),
+    Setting(
+        "memory", "QUP_MEMORY", "--memory", "SIZE", 'Memory: "512M", "2G", or a number of MiB.'
+    ),
     Setting(
         "disk",
         "QUP_DISK",
         "--disk",
+        "SIZE",
         "Virtual size of the disk; it takes up only what is written.",
         ("QUP_DISK_SIZE",),
     ),
     Setting(
-        "hostname", "QUP_HOSTNAME", "--hostname", "The guest's name. Default: the machine's name."
+        "hostname",
+        "QUP_HOSTNAME",
+        "--hostname",
+        "NAME",
+        "The guest's name. Default: the machine's name.",
     ),
     Setting(
         "boot-timeout",
         "QUP_BOOT_TIMEOUT",
         "--boot-timeout",
+        "TIME",
         "How long the guest may take until ssh answers.",
     ),
     Setting(
-        "ssh.user", "QUP_SSH_USER", "--ssh-user", "Account to log in as. Default: the box's own."
+        "ssh.user",
+        "QUP_SSH_USER",
+        "--ssh-user",
+        "USER",
+        "Account to log in as. Default: the box's own.",
     ),
-    Setting("network.mode", "QUP_NETWORK", "--network", "A network mode that a plugin brings."),
+    Setting(
+        "network.mode", "QUP_NETWORK", "--network", "MODE", "A network mode that a plugin brings."
+    ),
     Setting(
         "qemu.program",
         "QUP_PROGRAM",
         "--program",
+        "PROGRAM",
         "QEMU to start. In a Qupfile, a path or a name other than qemu-system-* needs 'qup trust'.",
     ),
     Setting(
         "qemu.accelerator",
         "QUP_ACCELERATOR",
         "--accelerator",
+        "NAME",
         "auto (the best that is proved to work), kvm, hvf, whpx, tcg, or a plugin's.",
     ),
-    Setting("qemu.machine", "QUP_MACHINE_TYPE", "--machine-type", "QEMU's machine type."),
-    Setting("qemu.cpu", "QUP_CPU", "--cpu", "CPU model; auto: as the accelerator says."),
+    Setting("qemu.machine", "QUP_MACHINE_TYPE", "--machine-type", "TYPE", "QEMU's machine type."),
+    Setting("qemu.cpu", "QUP_CPU", "--cpu", "MODEL", "CPU model; auto: as the accelerator says."),
 )
 """Every setting that has a variable and an option of its own."""
 

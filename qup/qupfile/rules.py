@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -37,9 +38,9 @@ def find_untrusted(config: Config) -> list[Untrusted]:
     for name, machine in config.machines.items():
         qemu = machine.settings.qemu
         if qemu.args:
-            found.append(Untrusted(name, "qemu.args", _show(" ".join(map(repr, qemu.args)))))
+            found.append(Untrusted(name, "qemu.args", _show(json.dumps(list(qemu.args)))))
         if not TRUSTED_PROGRAM.fullmatch(qemu.program):
-            found.append(Untrusted(name, "qemu.program", _show(repr(qemu.program))))
+            found.append(Untrusted(name, "qemu.program", _show(json.dumps(qemu.program))))
     return [item for item in found if config.origins[item.machine][item.key].layer == "Qupfile"]
 
 

@@ -103,7 +103,9 @@ class Context:
         phase = Phase()
         try:
             yield phase
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, KeyboardInterrupt):
+                phase.result = "interrupted"
             seconds = time.monotonic() - began
             self.emit(PhaseEnded(machine, name, title, seconds, False, phase.result))
             raise

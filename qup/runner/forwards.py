@@ -94,10 +94,16 @@ class Opened:
     failures: list[MachineError] = field(default_factory=list)
 
 
-def open_forwards(monitor: Monitor, wanted: Sequence[Forward]) -> Opened:
-    """Add those that aren't there yet; one that fails doesn't keep the others from it."""
+def open_forwards(monitor: Monitor, wanted: Sequence[Forward], *, own: int | None) -> Opened:
+    """Add those that aren't there yet; one that fails doesn't keep the others from it.
+
+    Args:
+        monitor: QEMU's.
+        wanted: what the Qupfile asks for.
+        own: the port of qup's own forward to sshd, which satisfies nobody else's wish.
+    """
     result = Opened()
-    present = list_forwards(monitor) if wanted else []
+    present = [item for item in list_forwards(monitor) if item.host != own] if wanted else []
     for forward in wanted:
         if any(_satisfies(item, forward) for item in present):
             continue
@@ -116,5 +122,4 @@ def _satisfies(present: Forward, wanted: Forward) -> bool:
         wanted.address,
         wanted.guest,
     )
-    # A picked port for ssh is qup's own and satisfies nobody else's wish for port 22.
-    return same and (wanted.host in (0, present.host)) and wanted.guest != SSH_PORT
+    return same and wanted.host in (0, present.host)

@@ -132,7 +132,7 @@ def _from_cache(project: Project) -> tuple[Member, ...] | None:
         data = json.loads((project.state / CACHE).read_bytes())
         if data["stamp"] == _stamp(project):
             return tuple(Member(**member) for member in data["members"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
 

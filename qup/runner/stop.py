@@ -140,11 +140,12 @@ def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: floa
         asks.append(("powered off", lambda: _press_button(target, timeout)))
         if seen.ready:
             asks.append(("powered off over ssh", lambda: _poweroff_by_ssh(target)))
+    cut = "ended" if force else "power cut"
     cuts: list[tuple[str, Callable[[], bool]]] = []
     if seen.status != UNRESPONSIVE:
-        cuts.append(("power cut (QMP quit)", lambda: _quit(target)))
-    cuts.append(("power cut (SIGTERM)", lambda: _signal(target, signal.SIGTERM)))
-    cuts.append(("power cut (SIGKILL)", lambda: _signal(target, signal.SIGKILL)))
+        cuts.append((f"{cut} (QMP quit)", lambda: _quit(target)))
+    cuts.append((f"{cut} (SIGTERM)", lambda: _signal(target, signal.SIGTERM)))
+    cuts.append((f"{cut} (SIGKILL)", lambda: _signal(target, signal.SIGKILL)))
     for result, rung in asks:
         if rung():
             return result

@@ -133,7 +133,8 @@ class _Up:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
         with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            opened = open_forwards(monitor, plan.nics[0].plan.forwards)
+            own = state.launch.ssh_port if state.launch else None
+            opened = open_forwards(monitor, plan.nics[0].plan.forwards, own=own)
         self._tell_changes(plan)
         changed = self._provision(plan, state) or changed or opened.count > 0
         _report(self.name, opened.failures)
@@ -169,7 +170,7 @@ class _Up:
                 self.name,
                 "the configuration has changed since it was started: " + "; ".join(changes),
                 level="warning",
-                hint=f"'qup reload {self.name}' applies it",
+                hint=f"'qup reload {self.name}', with the same options, applies it",
             )
 
     # --- It has to be started ---
@@ -298,8 +299,9 @@ class _Up:
         if address is None:
             forward = add_forward(engine.control, SSH_FORWARD)
             address, port = forward.address, forward.host
-        failures = open_forwards(engine.control, nic.forwards).failures
+        failures = open_forwards(engine.control, nic.forwards, own=port).failures
         engine.control.execute("cont")
+        engine.control.close()  # it serves one client: now `qup status` may ask
         assert state.launch is not None
         state = state.with_launch(replace(state.launch, ssh_address=address, ssh_port=port))
         keys = SshFolder(self.folder.ssh)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.resources
 import json
 import lzma
+import random
 import shlex
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -125,25 +128,85 @@ def test_modules_come_after_what_they_depend_on() -> None:
         "kernel/virtio_ring.ko": make_module(depends=""),
         "kernel/unused.ko": make_module(depends=""),
     }
-    chosen = kernel.select_modules(available, ["virtio_pci", "ext4"], ["kernel/fs/ext4.ko"])
+    modules, absent = kernel.select_modules(
+        available, ["virtio_pci", "ext4"], builtin=["kernel/fs/ext4.ko"]
+    )
+    assert absent == []
+    chosen = {module.path: module.needs for module in modules}
     order = list(chosen)
     assert "kernel/unused.ko" not in chosen
     for path, needs in chosen.items():
         # modprobe loads the list from its right end.
         loaded = [*reversed(needs), path]
-        for index, module in enumerate(loaded):
-            assert set(chosen[module]) <= set(loaded[:index])
+        for index, name in enumerate(loaded):
+            assert set(chosen[name]) <= set(loaded[:index])
         assert all(order.index(need) < order.index(path) for need in needs)
 
 
 def test_modules_dep_is_what_modprobe_reads() -> None:
-    text = kernel.format_modules_dep({"kernel/b.ko": ("kernel/a.ko",), "kernel/a.ko": ()})
-    assert text == "kernel/a.ko:\nkernel/b.ko: kernel/a.ko\n"
+    modules = [
+        kernel.Module("kernel/b.ko", b"", ("kernel/a.ko",)),
+        kernel.Module("kernel/a.ko", b"", ()),
+    ]
+    assert kernel.format_modules_dep(modules) == "kernel/a.ko:\nkernel/b.ko: kernel/a.ko\n"
 
 
 def test_a_missing_module_is_named() -> None:
     with pytest.raises(RecipeError, match="no module 'b', which a needs"):
         kernel.select_modules({"kernel/a.ko": make_module(depends="b")}, ["a"])
+
+
+def test_an_optional_module_may_be_missing() -> None:
+    available = {"kernel/a.ko": make_module(depends="b"), "kernel/c.ko": make_module()}
+    modules, absent = kernel.select_modules(available, ["c"], ["a", "d"])
+    assert [module.path for module in modules] == ["kernel/c.ko"]
+    assert absent == ["a", "d"]
+
+
+def pack_zstd(data: bytes) -> bytes:
+    """By the program, from a pipe: so the result doesn't say how long it is."""
+    if shutil.which("zstd") is None:
+        pytest.skip("needs zstd")
+    return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
+
+
+PACKERS = [
+    pytest.param("", lambda data: data, id="plain"),
+    pytest.param(".gz", gzip.compress, id="gzip"),
+    pytest.param(".xz", lambda data: lzma.compress(data, check=lzma.CHECK_CRC32), id="xz"),
+    pytest.param(".zst", pack_zstd, id="zstd"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKERS)
+def test_packed_modules_are_unpacked(suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    data = make_module(depends="", filler="x" * 3_000_000)
+    user = make_module(depends="a")
+    available = {f"kernel/a.ko{suffix}": pack(data), f"kernel/b.ko{suffix}": pack(user)}
+    modules, _ = kernel.select_modules(available, ["b"])
+    assert modules == [
+        kernel.Module("kernel/a.ko", data, ()),
+        kernel.Module("kernel/b.ko", user, ("kernel/a.ko",)),
+    ]
+
+
+@pytest.mark.parametrize(("suffix", "pack"), PACKERS[1:])
+@pytest.mark.parametrize("keep", [5, -5])
+def test_a_module_that_breaks_off(suffix: str, pack: Callable[[bytes], bytes], keep: int) -> None:
+    available = {f"kernel/a.ko{suffix}": pack(make_module(depends=""))[:keep]}
+    with pytest.raises(RecipeError, match=f"kernel/a.ko{suffix} cannot be unpacked") as caught:
+        kernel.select_modules(available, ["a"])
+    assert "libzstd1" in caught.value.hint
+
+
+def test_zstd_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(name)
+
+    packed = pack_zstd(b"kernel")
+    assert kernel.unpack(packed) == b"kernel"
+    monkeypatch.setattr(kernel.ctypes, "CDLL", refuse)
+    assert kernel.unpack(packed) is None
 
 
 # --- the kernel ---------------------------------------------------------------------------
@@ -162,7 +225,7 @@ def test_payload_is_found_and_unpacked() -> None:
     packed = lzma.compress(b"kernel") + struct.pack("<I", 6)
     payload = kernel.read_payload(make_image(packed))
     assert payload == packed
-    assert kernel.unpack_payload(packed) == b"kernel"
+    assert kernel.unpack(packed) == b"kernel"
 
 
 @pytest.mark.parametrize("payload", [b"", b"BZh9", b"\x1f\x8bnot gzip", b"\xfd7zXZ\0broken"])
@@ -203,15 +266,191 @@ def test_depends_are_read() -> None:
 
 
 def test_packages_are_libraries_below_our_roots() -> None:
-    image, names = recipe.choose_packages(debs.parse_depends(DEPENDS), "linux-image-cloud-amd64")
-    assert image == "linux-image-6.1.0-56-cloud-amd64"
+    depends = debs.parse_depends(DEPENDS)
+    images, names = recipe.choose_packages(depends, "linux-image-cloud-amd64")
+    assert images == ["linux-image-6.1.0-56-cloud-amd64"]
     assert {"libc6", "libgcc-s1", "libext2fs2", "zlib1g", *recipe.ROOTS} <= set(names)
     assert "logsave" not in names
+
+
+UBUNTU = """\
+linux-image-virtual
+  Depends: linux-image-6.8.0-31-generic
+linux-image-6.8.0-31-generic
+  Depends: kmod
+  Depends: linux-base
+  Depends: linux-modules-6.8.0-31-generic
+linux-image-generic
+  Depends: linux-image-6.8.0-31-generic
+  Depends: linux-modules-extra-6.8.0-31-generic
+  Depends: linux-firmware
+linux-modules-extra-6.8.0-31-generic
+  Depends: linux-image-6.8.0-31-generic
+ |Depends: wireless-regdb
+  Depends: crda
+"""
+
+
+@pytest.mark.parametrize("metapackage", ["linux-image-virtual", "linux-image-generic"])
+def test_modules_in_a_package_of_their_own(metapackage: str) -> None:
+    images, _ = recipe.choose_packages(debs.parse_depends(UBUNTU), metapackage)
+    assert images == ["linux-image-6.8.0-31-generic", "linux-modules-6.8.0-31-generic"]
+
+
+POLICY = """\
+linux-image-cloud-amd64:
+  Installed: (none)
+  Candidate: (none)
+  Version table:
+     6.1.192-2 -1
+        500 http://archive/debian bookworm/main amd64 Packages
+linux-image-virtual:
+  Installed: (none)
+  Candidate: 6.8.0-31.31
+  Version table:
+     6.8.0-31.31 500
+"""
+
+
+def test_a_package_that_is_pinned_away_is_not_offered() -> None:
+    assert debs.parse_policy(POLICY) == {"linux-image-virtual"}
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        (["amd64", "cloud-amd64", "generic"], "cloud-amd64"),
+        (["generic", "virtual"], "virtual"),
+        (["generic", "amd64"], "amd64"),
+        (["generic"], "generic"),
+    ],
+)
+def test_the_best_kernel_that_there_is(offered: list[str], chosen: str) -> None:
+    names = {f"linux-image-{name}" for name in offered} | set(recipe.ROOTS)
+    assert recipe.choose_kernel(names, recipe.ARCHES["amd64"]) == f"linux-image-{chosen}"
+
+
+def test_missing_packages_are_named() -> None:
+    with pytest.raises(RecipeError, match="no dropbear-bin, no linux-image-cloud-amd64 or ") as no:
+        recipe.choose_kernel(set(recipe.ROOTS) - {"dropbear-bin"}, recipe.ARCHES["amd64"])
+    assert "universe" in no.value.hint
+
+
+class FakeApt:
+    """An apt whose lists of the computer are ``old`` ones and whose own are ``fresh``."""
+
+    def __init__(self, *, native: bool = True, old: bool, fresh: bool = True) -> None:
+        self.native, self.useful, self.fresh, self.fetched = native, old, fresh, 0
+
+    def serves(self) -> bool:
+        return self.native
+
+    def fetch_lists(self) -> None:
+        self.fetched += 1
+        self.useful = self.fresh
+
+    def offered(self, names: list[str]) -> set[str]:
+        return set(names)
+
+    def dependencies(self, roots: list[str]) -> dict[str, tuple[str, ...]]:
+        return debs.parse_depends(DEPENDS)
+
+    def download(self, names: list[str]) -> list[debs.Deb]:
+        if not self.useful:
+            raise RecipeError("apt-get failed: 404 Not Found", "")
+        return [debs.Deb(debs.Package(name, "1"), Path(name)) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("apt", "fetches"),
+    [
+        (FakeApt(old=True), 0),
+        (FakeApt(old=False), 1),
+        (FakeApt(old=True, native=False), 1),
+    ],
+    ids=["good", "too old", "another architecture"],
+)
+def test_package_lists(apt: FakeApt, fetches: int) -> None:
+    said: list[str] = []
+    images, fetched = recipe.fetch_packages(apt, recipe.ARCHES["amd64"], said.append)  # type: ignore[arg-type]
+    assert set(images) < set(fetched)
+    assert apt.fetched == fetches
+    assert any("404" in line for line in said) == (fetches == 1 and apt.native)
+
+
+def test_fresh_lists_that_do_not_serve_either() -> None:
+    apt = FakeApt(old=False, fresh=False)
+    with pytest.raises(RecipeError, match="404"):
+        recipe.fetch_packages(apt, recipe.ARCHES["amd64"], print)  # type: ignore[arg-type]
 
 
 def test_a_metapackage_that_leads_nowhere() -> None:
     with pytest.raises(RecipeError, match="names no kernel"):
         recipe.choose_packages({}, "linux-image-cloud-amd64")
+
+
+needs_dpkg = pytest.mark.skipif(not shutil.which("dpkg-deb"), reason="needs dpkg-deb")
+
+
+def make_deb(folder: Path, name: str, files: dict[str, bytes]) -> Path:
+    root = folder / name
+    for path, data in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
+    (root / "DEBIAN").mkdir()
+    control = f"Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+    (root / "DEBIAN/control").write_text(control)
+    deb = folder / f"{name}_1_all.deb"
+    argv = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-b", root, deb]
+    subprocess.run(argv, check=True, capture_output=True)
+    return deb
+
+
+@needs_dpkg
+@pytest.mark.parametrize("prefix", ["lib", "usr/lib"])
+def test_a_kernel_in_two_packages(tmp_path: Path, prefix: str) -> None:
+    modules = f"{prefix}/modules/6.8.0"
+    kinds = f"{modules}/kernel"
+    names = [name for name in contents.REQUIRED_MODULES if name != "ext4"]
+    files = {f"{kinds}/fs/{name}.ko.xz": lzma.compress(make_module()) for name in names}
+    files[f"{modules}/modules.builtin"] = b"kernel/fs/ext4.ko\n"
+    files[f"{kinds}/net/bridge.ko.xz"] = lzma.compress(make_module(depends="stp"))
+    files[f"{kinds}/sound/soundcore.ko.xz"] = b"not even read"
+    boot: dict[str, Entry] = {}
+    for deb in (
+        make_deb(tmp_path, "linux-image-6.8.0", {"boot/vmlinuz-6.8.0": b"kernel"}),
+        make_deb(tmp_path, "linux-modules-6.8.0", files),
+    ):
+        boot |= debs.read_deb(deb, contents.is_kernel_file)
+    assert not any("sound" in path for path in boot)
+    assert recipe._find_release(boot) == "6.8.0"
+    tree = Tree()
+    absent = contents.add_modules(tree, boot, "6.8.0")
+    assert absent == list(contents.MODULES)
+    have = {path.rpartition("/")[2] for path, _ in tree.items() if path.endswith(".ko")}
+    assert have == {f"{name}.ko" for name in names}
+    dep = tree["/box/lib/modules/6.8.0/modules.dep"].data.decode()
+    assert "kernel/fs/overlay.ko:\n" in dep
+
+
+@needs_dpkg
+@pytest.mark.parametrize("size", [0, 100, -1000])
+def test_a_damaged_package(tmp_path: Path, size: int) -> None:
+    deb = make_deb(tmp_path, "some", {"usr/bin/some": random.Random(1).randbytes(100_000)})
+    deb.write_bytes(deb.read_bytes()[:size])
+    with pytest.raises(RecipeError, match="cannot read some_1_all.deb"):
+        debs.read_deb(deb, lambda path: True)
+
+
+@pytest.mark.parametrize("free", [0, 10**12])
+def test_little_room_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+    with debs.open_apt("amd64", tmp_path, print) as apt:
+        assert (apt._work.parent == tmp_path) == (free == 0)
+        assert apt._work.is_dir()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_package_from_its_file_name() -> None:
@@ -553,7 +792,8 @@ def test_only_root(awk: list[str], tmp_path: Path) -> None:
 def test_no_seed(awk: list[str], tmp_path: Path) -> None:
     plan = Plan(awk, tmp_path)
     assert [words[0] for words in plan.early] == [
-        *("identity", "hostkey", "user", "keys", "start_sshd", "network_default")
+        *("identity", "hostkey", "user", "save_accounts", "keys"),
+        *("start_sshd", "network_default"),
     ]
     assert plan.late == []
 

@@ -141,13 +141,6 @@ def test_force_goes_down_no_rung_too_many(world: World) -> None:
     assert "QMP quit" in done.stderr
 
 
-def test_a_guest_whose_start_was_cut_off_is_not_asked_for_a_minute(world: World) -> None:
-    """Rule 14: a QEMU that was never let go has nobody who could press back."""
-    world.scenario = {"status": "prelaunch", "powerdown": "ignore"}
-    world("up").ok()
-    assert world("down").ok().seconds < 10
-
-
 @pytest.mark.parametrize("status", ["io-error", "paused", "guest-panicked", "internal-error"])
 def test_a_guest_that_stands_still_is_named_and_goes_down_at_once(
     world: World, status: str

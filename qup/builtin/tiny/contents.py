@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -21,9 +22,9 @@ from qup.builtin.tiny.tree import Entry, Tree
 
 @dataclass(frozen=True)
 class Machine:
-    """What differs between architectures: kernel package, where libraries are, console."""
+    """What differs between architectures: kernels, where libraries are, console."""
 
-    kernel: str
+    kernels: tuple[str, ...]
     libraries: str
     console: str
 
@@ -52,14 +53,24 @@ PROGRAMS: Mapping[str, str] = {
 }
 """Where a package has a program, and where the guest has it: one directory serves all."""
 
+REQUIRED_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "overlay", "isofs")
+"""What the guest cannot do without; what it does load is up to ``guest/init``."""
+
 MODULES = (
-    *("virtio_pci", "virtio_mmio", "virtio_rng", "virtio_blk", "virtio_net"),
-    *("virtio_console", "virtiofs", "vmw_vsock_virtio_transport", "virtio_balloon"),
-    *("overlay", "isofs", "vfat", "nls_cp437", "nls_ascii", "squashfs"),
+    *("crc32c_generic", "virtio_mmio", "virtio_rng", "virtio_console", "virtiofs"),
+    *("vmw_vsock_virtio_transport", "virtio_balloon"),
+    *("vfat", "nls_cp437", "nls_ascii", "squashfs"),
     *("evdev", "button", "pvpanic_pci", "pvpanic_mmio", "qemu_fw_cfg"),
     *("bridge", "veth", "tun"),
 )
-"""What the guest can load; what it does load is up to ``guest/init``."""
+"""What the guest has if the kernel's packages have it. ext4's checksums need the first one, in
+kernels that have it."""
+
+_USELESS_MODULES = re.compile(
+    "/kernel/(sound|drivers/"
+    "(gpu|media|staging|infiniband|scsi|usb|iio|hwmon|net/(ethernet|wireless|wwan|can)))/"
+)
+"""Three quarters of a kernel for real computers, which need not be held in memory."""
 
 DIRECTORIES = ("dev", "home", "mnt", "opt", "proc", "run", "srv", "sys", "var/log")
 """Empty ones that the guest's root has."""
@@ -115,10 +126,11 @@ def assemble(files: Mapping[str, Mapping[str, Entry]], machine: Machine) -> tupl
 
 
 def is_kernel_file(path: str) -> bool:
-    """Whether a file of the kernel package is used: the kernel, and what modules are made of."""
-    return path.startswith("/boot/vmlinuz-") or (
-        "/lib/modules/" in path and ("/kernel/" in path or path.endswith("/modules.builtin"))
-    )
+    """Whether a file of a kernel's package is used: the kernel, and what modules are made of."""
+    if "/lib/modules/" not in path:
+        return path.startswith("/boot/vmlinuz-")
+    module = "/kernel/" in path and not _USELESS_MODULES.search(path)
+    return module or path.endswith("/modules.builtin")
 
 
 def add_applets(tree: Tree) -> None:
@@ -147,8 +159,12 @@ def read_applets(binary: bytes) -> tuple[str, ...]:
     return tuple(name.decode() for name in binary[start + 1 : end].split(b"\0"))
 
 
-def add_modules(tree: Tree, boot: Mapping[str, Entry], release: str) -> None:
-    """The kernel modules of :data:`MODULES` and what they depend on, ready for ``modprobe``."""
+def add_modules(tree: Tree, boot: Mapping[str, Entry], release: str) -> list[str]:
+    """The guest's kernel modules and what they depend on, ready for ``modprobe``.
+
+    Returns:
+        The names of :data:`MODULES` that the kernel does not have.
+    """
     base = _module_directory(boot, release)
     available = {
         path.removeprefix(f"{base}/"): entry.data
@@ -156,14 +172,14 @@ def add_modules(tree: Tree, boot: Mapping[str, Entry], release: str) -> None:
         if path.startswith(f"{base}/kernel/")
     }
     builtin = boot.get(f"{base}/modules.builtin", Entry(0)).data.decode().split()
-    modules = kernel.select_modules(available, MODULES, builtin)
-    for path in modules:
+    modules, absent = kernel.select_modules(available, REQUIRED_MODULES, MODULES, builtin)
+    directory = f"/box/lib/modules/{release}"
+    for module in modules:
         # The signature says that Debian made the module, which the initrd cannot prove anyway;
         # checking it takes some 5 ms a module in emulation.
-        tree.add_file(f"/box/lib/modules/{release}/{path}", elf.strip_signature(available[path]))
-    tree.add_file(
-        f"/box/lib/modules/{release}/modules.dep", kernel.format_modules_dep(modules).encode()
-    )
+        tree.add_file(f"{directory}/{module.path}", elf.strip_signature(module.data))
+    tree.add_file(f"{directory}/modules.dep", kernel.format_modules_dep(modules).encode())
+    return absent
 
 
 def add_guest(tree: Tree, packages: Iterable[Package], recipe: str) -> str:

@@ -2,7 +2,8 @@
 
 apt chooses, downloads and verifies; nothing is installed and nothing needs root. On a computer
 whose apt has no lists (or lists of another architecture) the lists are fetched into a directory
-of our own, from the sources that the computer already trusts.
+of our own, from the sources that the computer already trusts. So it is where the lists are too
+old to download by, or where the computer has a package installed that no source has any more.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ APT_TIMEOUT = 600.0
 
 DEB_TIMEOUT = 120.0
 """Seconds for reading one package."""
+
+WORK_SPACE = 300_000_000
+"""Bytes that packages and lists may take while the box is made; usually it is 50 MB."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,7 @@ def run_tool(
 
 
 class Apt:
-    """The host's apt, with lists of its own where the host's have nothing to offer."""
+    """The host's apt: at first with the host's lists, on demand with lists of its own."""
 
     def __init__(self, work: Path, arch: str, report: Report) -> None:
         self._get = find_tool("apt-get", "apt")
@@ -110,25 +114,24 @@ class Apt:
         self._report = report
         self._options: tuple[str, ...] = ("-q",)
 
-    def prepare(self, probe: str) -> None:
-        """Make sure that apt knows the package ``probe``, if need be by a private update.
+    def serves(self) -> bool:
+        """Whether the host's own lists are for the architecture that is wanted."""
+        dpkg = [find_tool("dpkg", "dpkg"), "--print-architecture"]
+        return run_tool(dpkg, cwd=self._work, timeout=DEB_TIMEOUT).strip() == self._arch
 
-        Raises:
-            RecipeError: it is unknown even then, or the lists could not be fetched.
-        """
-        native = run_tool(
-            [find_tool("dpkg", "dpkg"), "--print-architecture"], cwd=self._work, timeout=DEB_TIMEOUT
-        ).strip()
-        if native == self._arch and self._knows(probe):
-            return
+    def fetch_lists(self) -> None:
+        """From now on use lists of our own. What can't be fetched is reported: the rest may do."""
         self._options = ("-q", *self._private_options())
-        self._report("fetching package lists (this computer's apt has none that serve)")
-        run_tool([self._get, *self._options, "update"], cwd=self._work, timeout=APT_TIMEOUT)
-        if not self._knows(probe):
-            raise RecipeError(
-                f"no package {probe} in this computer's apt sources",
-                "box 'tiny' needs Debian's archive (main) among the apt sources",
-            )
+        self._report("fetching package lists")
+        try:
+            run_tool([self._get, *self._options, "update"], cwd=self._work, timeout=APT_TIMEOUT)
+        except RecipeError as error:
+            self._report(f"warning: {error}")
+
+    def offered(self, names: Sequence[str]) -> set[str]:
+        """Those of the packages that apt would install: known, real, and not pinned away."""
+        argv = [self._cache, *self._options, "policy", *names]
+        return parse_policy(run_tool(argv, cwd=self._work, timeout=APT_TIMEOUT))
 
     def dependencies(self, roots: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """What each package depends on, for the roots and everything below them."""
@@ -158,13 +161,6 @@ class Apt:
             yield f"downloading {name} ({size / 1e6:.0f} MB)"
         rest = sum(sizes.values()) - sum(big.values())
         yield f"downloading {len(sizes) - len(big)} more packages ({rest / 1e6:.0f} MB)"
-
-    def _knows(self, name: str) -> bool:
-        argv = [self._cache, *self._options, "--no-all-versions", "show", name]
-        try:
-            return bool(run_tool(argv, cwd=self._work, timeout=APT_TIMEOUT).strip())
-        except RecipeError:
-            return False
 
     def _private_options(self) -> list[str]:
         """Options that keep apt's state here, while its sources and keys stay the system's."""
@@ -207,6 +203,18 @@ def parse_depends(listing: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(dict.fromkeys(needs)) for name, needs in found.items()}
 
 
+def parse_policy(listing: str) -> set[str]:
+    """Read ``apt-cache policy``: the packages that have a candidate."""
+    found: set[str] = set()
+    current = ""
+    for line in listing.splitlines():
+        if line and not line.startswith(" "):
+            current = line.partition(":")[0]
+        elif line.startswith("  Candidate: ") and not line.endswith(" (none)"):
+            found.add(current)
+    return found
+
+
 def parse_file_name(name: str) -> Package:
     """``busybox-static_1%3a1.35.0-4_amd64.deb`` is package and version."""
     package, version, _arch = name.split("_")
@@ -214,9 +222,13 @@ def parse_file_name(name: str) -> Package:
 
 
 @contextlib.contextmanager
-def open_apt(arch: str, report: Report) -> Iterator[Apt]:
-    """An :class:`Apt` whose downloads vanish at the end."""
-    with tempfile.TemporaryDirectory(prefix="qup-tiny-") as name:
+def open_apt(arch: str, out: Path, report: Report) -> Iterator[Apt]:
+    """An :class:`Apt` whose downloads vanish at the end.
+
+    They are in the usual place for temporary files, or below ``out`` if there is little room.
+    """
+    roomy = shutil.disk_usage(tempfile.gettempdir()).free > WORK_SPACE
+    with tempfile.TemporaryDirectory(prefix="qup-tiny-", dir=None if roomy else out) as name:
         work = Path(name)
         # apt drops root's rights for downloads, and then needs to get at the directory.
         work.chmod(0o755)
@@ -233,18 +245,24 @@ def read_deb(path: Path, wanted: Callable[[str], bool]) -> dict[str, Entry]:
     """
     argv = [find_tool("dpkg-deb", "dpkg"), "--fsys-tarfile", str(path)]
     entries = {}
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as unpacker:
+    damaged = RecipeError(f"dpkg-deb cannot read {path.name}", "try again: the file is damaged")
+    with subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as unpacker:
         assert unpacker.stdout is not None
-        with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
-            for member in archive:
-                name = member.name.removeprefix(".")
-                if not wanted(name):
-                    continue
-                if member.issym():
-                    entries[name] = Entry(stat.S_IFLNK | 0o777, member.linkname.encode())
-                elif member.isreg() and (content := archive.extractfile(member)) is not None:
-                    entries[name] = Entry(stat.S_IFREG | member.mode, content.read())
+        try:
+            with tarfile.open(fileobj=unpacker.stdout, mode="r|") as archive:
+                for member in archive:
+                    name = member.name.removeprefix(".")
+                    if not wanted(name):
+                        continue
+                    if member.issym():
+                        entries[name] = Entry(stat.S_IFLNK | 0o777, member.linkname.encode())
+                    elif member.isreg() and (content := archive.extractfile(member)) is not None:
+                        entries[name] = Entry(stat.S_IFREG | member.mode, content.read())
+        except (tarfile.TarError, EOFError) as error:
+            raise damaged from error
         unpacker.stdout.read()
     if unpacker.returncode != 0:
-        raise RecipeError(f"dpkg-deb cannot read {path.name}", "try again: the file is damaged")
+        raise damaged
     return entries

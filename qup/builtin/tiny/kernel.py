@@ -12,7 +12,9 @@ import ctypes.util
 import gzip
 import lzma
 import struct
+import zlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from qup.builtin.tiny import elf
@@ -20,6 +22,9 @@ from qup.builtin.tiny.errors import RecipeError
 
 BOOT_MAGIC = b"HdrS"
 """At 0x202 of a bzImage (Linux, Documentation/x86/boot.rst)."""
+
+ZSTD_MAGIC = 0xFD2FB528
+ZSTD_CHUNK = 1 << 20
 
 LZ4_LEGACY_MAGIC = 0x184C2102
 LZ4_BLOCK = 8 << 20
@@ -29,7 +34,7 @@ LZ4_BLOCK = 8 << 20
 def extract_kernel(image: bytes) -> bytes:
     """The kernel that QEMU should boot: unpacked if it can be entered directly, else as it is."""
     payload = read_payload(image)
-    unpacked = unpack_payload(payload) if payload else None
+    unpacked = unpack(payload) if payload else None
     if unpacked is not None and elf.has_pvh_entry(unpacked):
         return unpacked
     return image
@@ -48,21 +53,62 @@ def read_payload(image: bytes) -> bytes | None:
     return image[start : start + length]
 
 
-def unpack_payload(payload: bytes) -> bytes | None:
-    """Undo gzip, xz or LZ4; None for a format that this computer cannot undo.
+def unpack(packed: bytes) -> bytes | None:
+    """Undo gzip, xz, zstd or LZ4; None for what this computer cannot undo.
 
-    Linux appends the unpacked size (four bytes) to every format but gzip, which has it.
+    In a bzImage the unpacked size (four bytes) follows every format but gzip, which has it.
     """
     try:
-        if payload[:2] == b"\x1f\x8b":
-            return gzip.decompress(payload)
-        if payload[:6] == b"\xfd7zXZ\0":
-            return lzma.LZMADecompressor().decompress(payload)
-        if payload[:4] == struct.pack("<I", LZ4_LEGACY_MAGIC):
-            return _unpack_lz4(payload[:-4])
-    except (OSError, lzma.LZMAError, EOFError, ValueError):
+        if packed[:2] == b"\x1f\x8b":
+            return gzip.decompress(packed)
+        if packed[:6] == b"\xfd7zXZ\0":
+            unpacker = lzma.LZMADecompressor()
+            unpacked = unpacker.decompress(packed)
+            return unpacked if unpacker.eof else None
+        if packed[:4] == struct.pack("<I", ZSTD_MAGIC):
+            return _unpack_zstd(packed)
+        if packed[:4] == struct.pack("<I", LZ4_LEGACY_MAGIC):
+            return _unpack_lz4(packed[:-4])
+    except (OSError, lzma.LZMAError, EOFError, ValueError, zlib.error):
         return None
     return None
+
+
+class _Buffer(ctypes.Structure):
+    """``ZSTD_inBuffer`` and ``ZSTD_outBuffer``."""
+
+    _fields_ = (
+        ("memory", ctypes.c_char_p),
+        ("size", ctypes.c_size_t),
+        ("position", ctypes.c_size_t),
+    )
+
+
+def _unpack_zstd(data: bytes) -> bytes | None:
+    """The first frame; it need not say how long it is."""
+    try:
+        library = ctypes.CDLL("libzstd.so.1")  # apt itself is linked to it
+    except OSError:
+        return None
+    library.ZSTD_createDStream.restype = ctypes.c_void_p
+    library.ZSTD_decompressStream.restype = ctypes.c_size_t
+    stream = ctypes.c_void_p(library.ZSTD_createDStream())
+    memory = ctypes.create_string_buffer(ZSTD_CHUNK)
+    source = _Buffer(data, len(data), 0)
+    unpacked = bytearray()
+    try:
+        while True:
+            target = _Buffer(ctypes.cast(memory, ctypes.c_char_p), ZSTD_CHUNK, 0)
+            left = library.ZSTD_decompressStream(stream, ctypes.byref(target), ctypes.byref(source))
+            if library.ZSTD_isError(ctypes.c_size_t(left)):
+                return None
+            unpacked += memory.raw[: target.position]
+            if left == 0:
+                return bytes(unpacked)
+            if source.position == source.size and target.position < target.size:
+                return None  # it breaks off
+    finally:
+        library.ZSTD_freeDStream(stream)
 
 
 def _unpack_lz4(data: bytes) -> bytes | None:
@@ -93,49 +139,86 @@ def module_name(path: str) -> str:
     return PurePosixPath(path).name.partition(".ko")[0].replace("-", "_")
 
 
+@dataclass(frozen=True)
+class Module:
+    """A module as the guest has it, unpacked.
+
+    Args:
+        path: below the directory of modules.
+        data: its contents.
+        needs: the paths it depends on, as ``modules.dep`` has them: to be loaded from the right.
+    """
+
+    path: str
+    data: bytes
+    needs: tuple[str, ...]
+
+
 def select_modules(
-    available: Mapping[str, bytes], wanted: Iterable[str], builtin: Iterable[str] = ()
-) -> dict[str, tuple[str, ...]]:
+    available: Mapping[str, bytes],
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+    builtin: Iterable[str] = (),
+) -> tuple[list[Module], list[str]]:
     """The wanted modules and everything they depend on, each after what it depends on.
 
     A module says itself what it depends on (``depends=`` in its ``.modinfo``); Debian's
     package has no ``modules.dep``, as that is made when it is installed.
 
     Args:
-        available: the modules of the package: path to contents.
-        wanted: names; one that is built into the kernel is silently left out.
+        available: the modules of the package: path to contents, which may be packed.
+        required: names; one that is built into the kernel is silently left out.
+        optional: names that may be missing.
         builtin: paths of ``modules.builtin``.
 
     Returns:
-        Path to the paths it depends on, as ``modules.dep`` has them: to be loaded from the right.
+        The modules, and the optional names that are missing or need something that is.
 
     Raises:
-        RecipeError: a wanted module, or one it needs, is in neither list.
+        RecipeError: a required module, or one it needs, is in neither list.
     """
     paths = {module_name(path): path for path in available}
     inside = {module_name(path) for path in builtin}
-    chosen: dict[str, tuple[str, ...]] = {}
+    chosen: dict[str, Module] = {}
 
     def choose(name: str, asker: str) -> str | None:
         if name in inside:
             return None
+        if name in chosen:
+            return name
         if name not in paths:
             raise RecipeError(
                 f"the kernel package has no module {name!r}, which {asker} needs",
                 "tell qup's developers which kernel package it was (see the lines above)",
             )
-        path = paths[name]
-        if path not in chosen:
-            needs = read_depends(available[path])
-            direct = [found for need in needs if (found := choose(need, name)) is not None]
-            closure = {*direct, *(below for found in direct for below in chosen[found])}
-            # `chosen` has everything after what it depends on; modprobe loads from the right.
-            chosen[path] = tuple(found for found in reversed(chosen) if found in closure)
-        return path
+        data = _unpack_module(paths[name], available[paths[name]])
+        direct = [found for need in read_depends(data) if (found := choose(need, name))]
+        closure = {chosen[found].path for found in direct}
+        closure.update(below for found in direct for below in chosen[found].needs)
+        # `chosen` has everything after what it depends on; modprobe loads from the right.
+        needs = tuple(each.path for each in reversed(chosen.values()) if each.path in closure)
+        chosen[name] = Module(f"{paths[name].rpartition('.ko')[0]}.ko", data, needs)
+        return name
 
-    for name in wanted:
+    absent = []
+    for name in required:
         choose(name, "tiny")
-    return chosen
+    for name in optional:
+        try:
+            choose(name, "tiny")
+        except RecipeError:
+            absent.append(name)
+    return list(chosen.values()), absent
+
+
+def _unpack_module(path: str, data: bytes) -> bytes:
+    unpacked = data if elf.is_elf(data) else unpack(data)
+    if unpacked is None or not elf.is_elf(unpacked):
+        raise RecipeError(
+            f"the kernel module {path} cannot be unpacked here",
+            "a module ending in .zst needs the library libzstd: apt-get install libzstd1",
+        )
+    return unpacked
 
 
 def read_depends(module: bytes) -> tuple[str, ...]:
@@ -144,7 +227,7 @@ def read_depends(module: bytes) -> tuple[str, ...]:
     return tuple(name.replace("-", "_") for name in depends.split(",") if name)
 
 
-def format_modules_dep(modules: Mapping[str, tuple[str, ...]]) -> str:
+def format_modules_dep(modules: Iterable[Module]) -> str:
     """``modules.dep`` as ``man 5 modules.dep`` describes it."""
-    lines = (f"{path}: {' '.join(needs)}".rstrip() for path, needs in sorted(modules.items()))
-    return "".join(f"{line}\n" for line in lines)
+    lines = (f"{module.path}: {' '.join(module.needs)}".rstrip() for module in modules)
+    return "".join(f"{line}\n" for line in sorted(lines))

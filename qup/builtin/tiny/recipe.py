@@ -2,7 +2,8 @@
 
 What is in the box:
 
-- ``kernel``: Debian's cloud kernel, unpacked where QEMU can enter it directly;
+- ``kernel``: the distribution's kernel for virtual machines, unpacked where QEMU can enter it
+  directly;
 - ``initrd``: ``/init`` and, below ``/box``, the whole guest. It is not compressed: unpacking
   in emulation takes longer than reading a few more megabytes;
 - ``disk.qcow2``: an empty ext4, the base of each machine's own disk.
@@ -15,13 +16,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qup.builtin.tiny import contents, debs, dropbear, kernel
 from qup.builtin.tiny.contents import Machine
-from qup.builtin.tiny.debs import Package, Report
+from qup.builtin.tiny.debs import Deb, Package, Report
 from qup.builtin.tiny.errors import RecipeError
 from qup.builtin.tiny.tree import MTIME, Entry, Tree
 
@@ -53,15 +54,34 @@ CMDLINE_TCG = (
 """What may be added to :data:`CMDLINE` in emulation, and only there."""
 
 
+def _kernels(arch: str) -> tuple[str, ...]:
+    suffixes = (f"cloud-{arch}", "virtual", arch, "generic")
+    return tuple(f"linux-image-{suffix}" for suffix in suffixes)
+
+
 ARCHES: Mapping[str, Machine] = {
-    "amd64": Machine("linux-image-cloud-amd64", "x86_64-linux-gnu", "ttyS0"),
-    "arm64": Machine("linux-image-cloud-arm64", "aarch64-linux-gnu", "ttyAMA0"),
+    "amd64": Machine(
+        _kernels("amd64"),
+        "x86_64-linux-gnu",
+        "ttyS0",
+    ),
+    "arm64": Machine(
+        _kernels("arm64"),
+        "aarch64-linux-gnu",
+        "ttyAMA0",
+    ),
 }
-"""Architectures by Debian's names. arm64 is made the same way but is not tested."""
+"""Architectures by Debian's names. arm64 is made the same way but is not tested.
+
+Of the kernels the first that apt offers is taken: Debian's for clouds, Ubuntu's for virtual
+machines, and the two for all computers (more to download, but as good).
+"""
 
 ALIASES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 ROOTS = ("busybox-static", "daemontools", "dropbear-bin", "e2fsprogs", "openssh-sftp-server")
+
+KERNEL_PARTS = ("linux-image-", "linux-modules-", "linux-binary-")
 
 SSHD = "/box/usr/bin/dropbear"
 
@@ -118,24 +138,27 @@ def build(out: Path, *, arch: str, report: Report) -> Manifest:
     out.mkdir(parents=True, exist_ok=True)
     mke2fs = debs.find_tool("mke2fs", "e2fsprogs")
     qemu_img = debs.find_tool("qemu-img", "qemu-utils")
-    report("choosing packages")
-    with debs.open_apt(arch, report) as apt:
-        apt.prepare(machine.kernel)
-        image, names = choose_packages(apt.dependencies([machine.kernel, *ROOTS]), machine.kernel)
-        fetched = {deb.package.name: deb for deb in apt.download([image, *names])}
+    with debs.open_apt(arch, out, report) as apt:
+        images, fetched = fetch_packages(apt, machine, report)
         report("unpacking the kernel")
-        boot = debs.read_deb(fetched[image].path, contents.is_kernel_file)
+        boot: dict[str, Entry] = {}
+        for name in images:
+            boot |= debs.read_deb(fetched[name].path, contents.is_kernel_file)
         files = {
-            name: debs.read_deb(fetched[name].path, lambda path: contents.is_taken(path, machine))
-            for name in names
+            name: debs.read_deb(deb.path, lambda path: contents.is_taken(path, machine))
+            for name, deb in fetched.items()
+            if name not in images
         }
     release = _find_release(boot)
     tree, used = contents.assemble(files, machine)
     mend_sshd(tree, fetched["dropbear-bin"].package, report)
     packages = tuple(
-        sorted((fetched[name].package for name in {*used, image}), key=lambda package: package.name)
+        sorted(
+            (fetched[name].package for name in {*used, *images}), key=lambda package: package.name
+        )
     )
-    contents.add_modules(tree, boot, release)
+    if absent := contents.add_modules(tree, boot, release):
+        report(f"this kernel has no {', '.join(absent)}")
     version = f"{RECIPE}-{contents.add_guest(tree, packages, RECIPE)}"
     report("writing the box")
     (out / "kernel").write_bytes(kernel.extract_kernel(boot[f"/boot/vmlinuz-{release}"].data))
@@ -146,10 +169,57 @@ def build(out: Path, *, arch: str, report: Report) -> Manifest:
     return Manifest(version, arch, release, packages, digests, cmdline)
 
 
+def fetch_packages(
+    apt: debs.Apt, machine: Machine, report: Report
+) -> tuple[list[str], dict[str, Deb]]:
+    """The packages by name, and which of them are the kernel's.
+
+    By the lists that this computer has, or else by fresh ones.
+
+    Raises:
+        RecipeError: a package is unknown even then, or could not be fetched.
+    """
+
+    def fetch() -> tuple[list[str], dict[str, Deb]]:
+        report("choosing packages")
+        kernel_name = choose_kernel(apt.offered([*machine.kernels, *ROOTS]), machine)
+        images, names = choose_packages(apt.dependencies([kernel_name, *ROOTS]), kernel_name)
+        return images, {deb.package.name: deb for deb in apt.download([*images, *names])}
+
+    if apt.serves():
+        try:
+            return fetch()
+        except RecipeError as error:
+            report(f"this computer's package lists do not serve: {error}")
+    apt.fetch_lists()
+    return fetch()
+
+
+def choose_kernel(offered: Collection[str], machine: Machine) -> str:
+    """The best of the kernels that apt offers.
+
+    Raises:
+        RecipeError: it offers none, or not all the other packages.
+    """
+    kernels = [name for name in machine.kernels if name in offered]
+    absent = [name for name in ROOTS if name not in offered]
+    if not kernels:
+        absent.append(" or ".join(machine.kernels))
+    if absent:
+        raise RecipeError(
+            f"apt offers no {', no '.join(absent)}",
+            "box 'tiny' needs Debian's archive (main) or Ubuntu's (main and universe) among the"
+            " apt sources",
+        )
+    return kernels[0]
+
+
 def choose_packages(
     depends: Mapping[str, tuple[str, ...]], kernel_name: str
-) -> tuple[str, list[str]]:
-    """The real kernel package behind its metapackage, and the others in which files may be.
+) -> tuple[list[str], list[str]]:
+    """The real kernel packages behind a metapackage, and the others in which files may be.
+
+    A kernel may have its modules in a package of its own.
 
     Below our roots only libraries are followed: what else they depend on (an ssh client, PAM's
     modules) is for computers that are set up with debconf and have users who type passwords.
@@ -157,19 +227,25 @@ def choose_packages(
     Raises:
         RecipeError: the metapackage leads nowhere.
     """
-    images = [name for name in depends.get(kernel_name, ()) if name.startswith("linux-image-")]
+    images = _follow(depends, [kernel_name], KERNEL_PARTS)
+    images = [name for name in images[1:] if not name.startswith("linux-modules-extra-")]
     if not images:
         raise RecipeError(
             f"package {kernel_name} names no kernel", f"look at: apt-cache depends {kernel_name}"
         )
-    chosen = dict.fromkeys(ROOTS)
-    queue = list(ROOTS)
-    while queue:
-        for name in depends.get(queue.pop(0), ()):
-            if name.startswith(("lib", "zlib")) and name not in chosen:
-                chosen[name] = None
-                queue.append(name)
-    return images[0], sorted(chosen)
+    return images, sorted(_follow(depends, ROOTS, ("lib", "zlib")))
+
+
+def _follow(
+    depends: Mapping[str, tuple[str, ...]], roots: Sequence[str], prefixes: tuple[str, ...]
+) -> list[str]:
+    """The roots and what they depend on, as far as the names start with one of the prefixes."""
+    chosen = list(roots)
+    for name in chosen:  # which grows on the way
+        for needed in depends.get(name, ()):
+            if needed.startswith(prefixes) and needed not in chosen:
+                chosen.append(needed)
+    return chosen
 
 
 def mend_sshd(tree: Tree, package: Package, report: Report) -> None:

@@ -87,6 +87,7 @@ function plan_users(    list, n, i, path, first) {
     if (first == "") first = plan_default(first)
     plan_keys(first, "user-data/ssh_authorized_keys")
     plan_keys(first, "meta-data/public-keys")
+    print "save_accounts"
     for (i = 0; i < users; i++) print "keys " quote(user[i]) " " quote(keys[user[i]])
     print "start_sshd"
 }

@@ -1,0 +1,197 @@
+"""The same QEMU without qup: started by hand, watched by the best prober there is.
+
+Everything is there beforehand: disk, seed, keys, a port. The guest runs from QEMU's first
+moment on, instead of being held until forwards are open. So it is a lower bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import re
+import selectors
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import BenchmarkError, Sample
+from benchmarks.workshop import Workshop, end, peak_memory
+
+TICK = 0.05
+"""Seconds between two new connections of the prober."""
+
+MAX_OPEN = 4
+"""dropbear accepts five connections from one address that have not logged in, and no more."""
+
+KEPT = 1.0
+"""Seconds that the oldest connection is kept: a busy sshd may need longer than the newer ones
+are given."""
+
+PATIENCE = 120.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """One bare start: seconds until the banner, and until ``ssh true`` was done."""
+
+    banner: float
+    login: float
+    peak: int
+
+
+class BareMachine:
+    """What is needed to start a machine's QEMU by hand, again and again."""
+
+    def __init__(self, workshop: Workshop, project: Path) -> None:
+        """Take over a machine that runs in the project, and stop it.
+
+        Raises:
+            BenchmarkError: qup does not do what is expected of it.
+        """
+        self._workshop = workshop
+        seen = workshop.ask(project, "inspect")
+        folder = Path(seen["folder"])
+        self._name = str(seen["name"])
+        self._argv, sockets = self._command_line(project)
+        config = (folder / "ssh" / "config").read_text()
+        workshop.call(project, "down", "--force")
+        self._home = project / "bare"
+        self._home.mkdir()
+        shutil.copytree(folder / "ssh", self._home / "ssh")
+        sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The keys' paths lead through the runtime folder, which is gone with the machine.
+        self._config = config.replace(f"{sockets}/ssh/", f"{self._home}/ssh/")
+        self._disk = folder / "disk.qcow2"
+        info = _qemu_img("info", "--output=json", str(self._disk))
+        self._backing = json.loads(info)
+
+    def _command_line(self, project: Path) -> tuple[list[str], Path]:
+        plan = self._workshop.ask(project, "plan", "--qemu")
+        words = [word for item in plan["arguments"] for word in item["words"] if word != "-S"]
+        paths = [re.search(r"id=control,path=([^,]+)", word) for word in words]
+        found = [match[1] for match in paths if match]
+        if not found:
+            raise BenchmarkError("'qup plan --qemu --json' names no control socket")
+        return words, Path(found[0]).parent
+
+    def start(self) -> Start:
+        """Make a new overlay, start QEMU, and wait until the guest lets us in.
+
+        Raises:
+            BenchmarkError: it never did.
+        """
+        self._disk.unlink()
+        backing = ["-F", self._backing["backing-filename-format"]]
+        backing += ["-b", self._backing["backing-filename"]]
+        size = str(self._backing["virtual-size"])
+        _qemu_img("create", "-q", "-f", "qcow2", *backing, str(self._disk), size)
+        port = _free_port()
+        config = self._home / "config"
+        config.write_text(re.sub(r"(?m)^  Port .*$", f"  Port {port}", self._config))
+        forward = f",hostfwd=tcp:127.0.0.1:{port}-:22"
+        argv = [word + forward if word.startswith("user,") else word for word in self._argv]
+        login = ["ssh", "-F", str(config), "-o", "ControlPath=none", self._name, "true"]
+        began = time.perf_counter()
+        process = self._workshop.start(argv, self._home, self._home / "qemu.log")
+        try:
+            self._wait_for_banner(process, port, began)
+            banner = time.perf_counter() - began
+            while not self._log_in(login):
+                self._check(process, began)
+                time.sleep(TICK)
+            done = time.perf_counter() - began
+            return Start(banner, done, peak_memory(process.pid))
+        finally:
+            end(process)
+
+    def _log_in(self, words: list[str]) -> bool:
+        with (self._home / "ssh.log").open("ab") as said:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False
+            )
+        return done.returncode == 0
+
+    def _check(self, process: subprocess.Popen[bytes], began: float) -> None:
+        if process.poll() is not None:
+            said = (self._home / "qemu.log").read_text(errors="replace")
+            raise BenchmarkError(f"bare QEMU ended: {said.strip()}")
+        if time.perf_counter() - began > PATIENCE:
+            raise BenchmarkError(f"no answer from the bare guest within {PATIENCE:.0f} s")
+
+    def _wait_for_banner(self, process: subprocess.Popen[bytes], port: int, began: float) -> None:
+        """Open a connection every :data:`TICK`, keep a few, take the first banner."""
+        with contextlib.closing(_Prober(port)) as prober:
+            while not prober.try_once():
+                self._check(process, began)
+
+
+class _Prober:
+    """Connections to a port, the oldest first, until one of them brings sshd's banner."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._selector = selectors.DefaultSelector()
+        self._open: dict[socket.socket, float] = {}
+
+    def try_once(self) -> bool:
+        """Open one more connection, and listen to all for :data:`TICK` seconds."""
+        now = time.perf_counter()
+        if len(self._open) >= MAX_OPEN:
+            oldest, second, *_ = self._open
+            self._drop(oldest if now - self._open[oldest] > KEPT else second)
+        probe = socket.socket()
+        probe.setblocking(False)
+        if probe.connect_ex(("127.0.0.1", self._port)) in (0, errno.EINPROGRESS):
+            self._selector.register(probe, selectors.EVENT_READ)
+            self._open[probe] = now
+        else:
+            probe.close()
+        while (left := now + TICK - time.perf_counter()) > 0:
+            for key, _ in self._selector.select(left):
+                assert isinstance(key.fileobj, socket.socket)
+                if self._is_banner(key.fileobj):
+                    return True
+        return False
+
+    def _is_banner(self, probe: socket.socket) -> bool:
+        try:
+            data = probe.recv(255)
+        except OSError:
+            data = b""
+        if not data.startswith(b"SSH-"):
+            self._drop(probe)
+            return False
+        return True
+
+    def _drop(self, probe: socket.socket) -> None:
+        del self._open[probe]
+        self._selector.unregister(probe)
+        probe.close()
+
+    def close(self) -> None:
+        for probe in list(self._open):
+            self._drop(probe)
+        self._selector.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _qemu_img(*words: str) -> str:
+    done = subprocess.run(["qemu-img", *words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BenchmarkError(f"qemu-img {words[0]} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
+def as_samples(start: Start) -> tuple[Sample, Sample]:
+    """The two ends of a start as samples: the banner, the login."""
+    return Sample(start.banner, start.peak), Sample(start.login, start.peak)
