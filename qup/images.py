@@ -138,8 +138,10 @@ def check_overlay(path: Path, base: Path) -> None:
         StateError: the disk is damaged, or based on another file.
     """
     hint = "'qup destroy' removes the machine; to rescue its data, copy the disk first"
-    start, length = _read_start(path)
+    if path.is_symlink():
+        raise StateError(f"the machine's disk {path} is a link, which qup never makes", hint=hint)
     try:
+        start, length = _read_start(path)
         header = parse_header(start, length, str(path))
     except BoxError as exc:
         raise StateError(f"the machine's disk is damaged: {exc.message}", hint=hint) from exc

@@ -63,9 +63,14 @@ class MachineFolder(NamedTuple):
         return self.root.name
 
     @property
+    def project(self) -> Path:
+        """The folder of the project it belongs to."""
+        return self.root.parent.parent.parent
+
+    @property
     def lock(self) -> Path:
         """Held by the one qup that changes the machine."""
-        return self.root.parent.parent / "locks" / self.name
+        return Project(self.project).locks / self.name
 
     @property
     def alive(self) -> Path:

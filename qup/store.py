@@ -198,8 +198,9 @@ def remove_machine(folder: MachineFolder) -> None:
     """
     import shutil
 
+    with contextlib.suppress(OSError):
+        folder.state.unlink()
     try:
-        folder.state.unlink(missing_ok=True)
         shutil.rmtree(folder.root)
     except FileNotFoundError:
         return
@@ -243,6 +244,25 @@ def indexed() -> list[IndexEntry]:
     except OSError:
         return []
     return [entry for path in names if (entry := _read_entry(path)) is not None]
+
+
+def is_copy(state: State, folder: MachineFolder) -> bool:
+    """Whether a machine's folder is a copy, and the original is still in its place.
+
+    What is known by the machine's id (its sockets, its journal, its QEMU) is the original's
+    then, and none of this folder's business. A project that was moved is no copy.
+    """
+    entry = lookup(state.id)
+    if entry is None:
+        return False
+    original = Project(entry.project).machine(entry.name)
+    try:
+        if original.root.samefile(folder.root):
+            return False
+        twin = read_state(original)
+    except (OSError, StateError):
+        return False
+    return twin is not None and twin.id == state.id
 
 
 def _read_entry(path: Path) -> IndexEntry | None:

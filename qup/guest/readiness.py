@@ -1,8 +1,9 @@
 """Waiting until a guest answers ssh, or can't any more.
 
 QEMU's user network accepts a connection before anybody in the guest listens, loses the first
-packets, and retries ever more slowly. So a new connection is tried every 0.2 s while a few
-older ones stay open, and the first to carry sshd's banner (RFC 4253, 4.2) wins. At the same
+packets, and retries ever more slowly. So new connections are tried in short order while a few
+older ones stay open, and the first to carry sshd's banner (RFC 4253, 4.2) wins. An sshd under
+load needs longer for its banner than it takes to connect again: none is given up early. At the same
 time QEMU's events, its life, and the guest's console are watched.
 """
 
@@ -21,9 +22,12 @@ from typing import Any, Protocol
 
 from qup.errors import GuestError, MachineError
 
-TICK = 0.2
-"""Seconds between two new connections."""
+TICK = 0.05
+"""Seconds between two looks at the console, and at most one new connection."""
 MAX_OPEN = 4
+"""Connections at a time; dropbear refuses the sixth that has not logged in."""
+PATIENCE = 1.0
+"""Seconds that a connection is kept before a new one may take its place."""
 SLOW = 5.0
 """Seconds after which the console's tail is shown."""
 MAX_RESETS = 5
@@ -96,20 +100,23 @@ class Prober:
     address: str
     port: int
     selector: selectors.BaseSelector
-    _open: list[socket.socket] = field(default_factory=list)
+    _open: dict[socket.socket, float] = field(default_factory=dict)
     accepted: bool = False
 
-    def attempt(self) -> None:
-        """Start one more connection; the oldest gives way when there are too many."""
+    def attempt(self, now: float) -> None:
+        """Start one more connection, unless there are enough that are young."""
         if len(self._open) >= MAX_OPEN:
-            self._drop(self._open[0])
+            oldest, since = next(iter(self._open.items()))
+            if now - since < PATIENCE:
+                return
+            self._drop(oldest)
         probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         code = probe.connect_ex((self.address, self.port))
         if code not in (0, errno.EINPROGRESS):
             probe.close()
             return
         self.selector.register(probe, selectors.EVENT_READ, self)
-        self._open.append(probe)
+        self._open[probe] = now
 
     def read(self, probe: socket.socket) -> bool:
         """Whether a connection brought the banner; a dead one is dropped."""
@@ -126,7 +133,7 @@ class Prober:
         return False
 
     def _drop(self, probe: socket.socket) -> None:
-        self._open.remove(probe)
+        del self._open[probe]
         self.selector.unregister(probe)
         probe.close()
 
@@ -174,7 +181,7 @@ def wait_for_banner(
                 if now >= deadline:
                     raise watch.timed_out(now - began, prober)
                 if now >= next_attempt:
-                    prober.attempt()
+                    prober.attempt(now)
                     watch.check_console()
                     next_attempt = now + TICK
                     if now >= shown and (lines := console.lines()):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 from qup import images
 from qup.boxes.cache import DISK
@@ -108,10 +111,15 @@ def prepare(
     """
     base = ctx.boxes.folder(box.digest) / DISK
     size = plan.disks[0].size or 0
-    with ctx.phase(config.name, "disk", "preparing disk and seed") as phase:
-        phase.result = _prepare_disk(config.name, folder.disk, base, size, fresh=old is None)
+    with (
+        ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
+        aside(
+            partial(_prepare_disk, config.name, folder.disk, base, size, fresh=old is None)
+        ) as made,  # qemu-img works while the keys and the seed are made
+    ):
         user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
         write_iso(folder.seed, build_files(plan.seed, user_key, host_key))
+        phase.result = made()
     state = old or State(
         id=plan.identity.id,
         uuid=plan.identity.uuid,
@@ -130,29 +138,29 @@ def _prepare_disk(machine: str, path: Path, base: Path, size: int, *, fresh: boo
     if fresh:
         disk.create_overlay(path, base, "qcow2", size)
         return f"{format_size(size)} disk"
-    present = check_disk(machine, path, size)
-    images.check_overlay(path, base)
+    present = check_disk(machine, path, base, size)
     if present < size:
         disk.grow(path, size)
         return f"disk grown to {format_size(size)}"
     return "disk as it was"
 
 
-def check_disk(machine: str, path: Path, size: int) -> int:
-    """Make sure that a machine's disk is there and no larger than what is asked for.
+def check_disk(machine: str, path: Path, base: Path, size: int) -> int:
+    """Make sure that a machine's disk is there, sound, and no larger than what is asked for.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        StateError: it is gone.
+        StateError: it is gone, damaged, or not based on the box's.
         MachineError: it would have to shrink.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise StateError(
             f"machine {machine}: its disk is gone: {path}",
             hint=f"put it back, or 'qup destroy {machine}' removes the rest",
         )
+    images.check_overlay(path, base)
     present = images.virtual_size(path, "qcow2")
     if present > size:
         raise MachineError(
@@ -162,6 +170,36 @@ def check_disk(machine: str, path: Path, size: int) -> int:
             " anew",
         )
     return present
+
+
+@contextmanager
+def aside(work: Callable[[], str]) -> Iterator[Callable[[], str]]:
+    """Do something in a thread while the body runs; it has ended when the body has.
+
+    Yields:
+        What waits for it and gives its answer, or raises what it raised.
+    """
+    answers: list[str] = []
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            answers.append(work())
+        except BaseException as exc:
+            errors.append(exc)
+
+    def result() -> str:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    thread = Thread(target=act)
+    thread.start()
+    try:
+        yield result
+    finally:
+        thread.join()
 
 
 def now() -> str:

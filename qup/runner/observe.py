@@ -123,6 +123,9 @@ def _observe_dead(folder: MachineFolder, state: State) -> Observation:
     """QEMU removes its pidfile when it ends by itself; what kills it leaves the file."""
     if state.launch is None:
         return Observation(folder.name, STOPPED, state=state)
+    if state.project != str(folder.project):
+        detail = f"the project was copied or moved from {state.project}"
+        return Observation(folder.name, STOPPED, detail, state=state)
     if folder.pidfile.exists():
         detail = "QEMU died without a word: it was killed, or the host went down"
         return Observation(folder.name, CRASHED, detail, state=state)
@@ -170,6 +173,8 @@ def require_alive(folder: MachineFolder) -> State:
         MachineError: it isn't.
     """
     seen = observe(folder, thorough=False)
+    if seen.status == BROKEN:
+        read_state(folder)  # raises, with the hint
     if not seen.alive or seen.state is None or seen.state.launch is None:
         raise MachineError(
             f"machine {folder.name} is not running ({seen.status})",

@@ -11,7 +11,7 @@ from qup.errors import QupError
 from qup.paths import MachineFolder, Project, RuntimeFolder, runtime_root
 from qup.qemu.liveness import find_by_uuid, signal_process, wait_gone
 from qup.qemu.qmp import MonitorError, Qmp
-from qup.store import forget, lookup, read_state
+from qup.store import forget, lookup, machine_names, read_state
 
 MONITOR_TIMEOUT = 2.0
 
@@ -33,19 +33,30 @@ def find_orphans() -> list[Orphan]:
     except OSError:
         return []
     found = (_examine(RuntimeFolder(path)) for path in folders if not _has_machine(path))
-    return [orphan for orphan in found if orphan is not None]
+    return [orphan for orphan in found if orphan is not None and not _was_moved(orphan)]
+
+
+def _was_moved(orphan: Orphan) -> bool:
+    """Whether its project was moved while it ran: QEMU's working folder moved along."""
+    try:
+        project = Project(Path(os.readlink(f"/proc/{orphan.pid}/cwd")))
+    except OSError:
+        return False
+    return any(_is(project.machine(name), orphan.machine_id) for name in machine_names(project))
 
 
 def _has_machine(path: Path) -> bool:
     """By the link to its ssh folder, which is right even when the index was lost or stale."""
     folder = _linked_machine(RuntimeFolder(path))
-    if folder is None:
-        return False
+    return folder is not None and _is(folder, path.name)
+
+
+def _is(folder: MachineFolder, machine_id: str) -> bool:
     try:
         state = read_state(folder)
     except QupError:
         return True  # damaged, but there: destroy deals with it
-    return state is not None and state.id == path.name
+    return state is not None and state.id == machine_id
 
 
 def _linked_machine(runtime: RuntimeFolder) -> MachineFolder | None:

@@ -33,7 +33,7 @@ from qup.runner.observe import (
     find_pid,
     observe,
 )
-from qup.store import clear_undo, forget, indexed, read_undo, remove_machine, write_state
+from qup.store import clear_undo, forget, indexed, is_copy, read_undo, remove_machine, write_state
 
 GRACE = 60.0
 """Seconds that the guest has for shutting down unless the user says otherwise."""
@@ -99,7 +99,7 @@ def down(
         seen = observe(folder)
         if seen.status == BROKEN:
             raise StateError(seen.detail or "the state is damaged", hint=_repair(folder))
-        if seen.status == NOT_CREATED:
+        if seen.status == NOT_CREATED or seen.state is None or is_copy(seen.state, folder):
             return False
         ran = stop_locked(ctx, folder, seen, force=force, timeout=timeout)
         ctx.emit(Finished(folder.name, "down", ran, time.monotonic() - began))
@@ -237,7 +237,7 @@ def destroy(ctx: Context, folder: MachineFolder) -> bool:
         if seen.status == BROKEN:
             _stop_broken(ctx, folder, seen)
             _clean_up_broken(ctx, folder)
-        elif seen.state is not None:
+        elif seen.state is not None and not is_copy(seen.state, folder):
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             forget(seen.state.id)
         remove_machine(folder)

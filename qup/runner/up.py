@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qup.errors import GuestError, HostError, Interrupted, MachineError, QupError
+from qup.boxes.cache import DISK
+from qup.errors import GuestError, HostError, Interrupted, MachineError
 from qup.files import rotate_file, trim_file, write_atomic
 from qup.guest import ssh
 from qup.guest.keys import ensure_keys
@@ -38,7 +39,7 @@ from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import wait_until_ready
 from qup.runner.stop import clean_up, stop_locked
-from qup.store import create_folders, lookup, read_state, remember, write_state, write_undo
+from qup.store import create_folders, is_copy, read_state, remember, write_state, write_undo
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
@@ -125,6 +126,7 @@ class _Up:
                 machine=self.name,
             )
         runtime = RuntimeFolder.of(state.launch.runtime)
+        state = self._follow_move(state, runtime)
         trim_file(self.folder.log("serial"), over=CONSOLE_LIMIT, keep=CONSOLE_KEPT)
         changed = self._continue_paused(seen, runtime)
         plan = self._plan_again(state)
@@ -139,6 +141,16 @@ class _Up:
         changed = self._provision(plan, state) or changed or opened.count > 0
         _report(self.name, opened.failures)
         return changed
+
+    def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:
+        """Note where a machine is now whose project was moved while it ran."""
+        if state.project == str(self.ctx.project.root):
+            return state
+        state = replace(state, project=str(self.ctx.project.root))
+        write_state(self.folder, state)
+        remember(state, self.ctx.project)
+        ssh.link_files(SshFolder(self.folder.ssh), runtime)
+        return state
 
     def _continue_paused(self, seen: Observation, runtime: RuntimeFolder) -> bool:
         if seen.status not in ("paused", "io-error"):
@@ -177,7 +189,7 @@ class _Up:
 
     def start(self, seen: Observation) -> bool:
         """Start a machine that isn't running."""
-        old = self._own_identity(self._recover(seen))
+        old = self._recover(seen)
         box = require_box(self.ctx, self.config, old)
         plan = make_plan(
             self.ctx,
@@ -216,36 +228,24 @@ class _Up:
         )
         self._preflight(plan)
         if state is not None:
-            check_disk(self.name, self.folder.disk, plan.disks[0].size or 0)
+            base = self.ctx.boxes.folder(box.digest) / DISK
+            check_disk(self.name, self.folder.disk, base, plan.disks[0].size or 0)
 
     def _recover(self, seen: Observation) -> State | None:
-        """Clean up after a start that nobody ended properly."""
+        """The state to go on from: a copy becomes a machine of its own, and what a start that
+        nobody ended properly left behind is cleaned up.
+        """
         old = seen.state
+        if old is not None and is_copy(old, self.folder):
+            self.ctx.tell(self.name, f"this is a copy of one in {old.project}; it gets its own id")
+            fresh = new_identity(self.name)
+            return replace(old, id=fresh.id, uuid=fresh.uuid, launch=None)
         if old is None or old.launch is None:
             return old
         if seen.status == CRASHED:
             self.ctx.tell(self.name, f"recovering: {seen.detail}")
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
-
-    def _own_identity(self, state: State | None) -> State | None:
-        """A copy of a project whose original is still there becomes a machine of its own."""
-        if state is None:
-            return None
-        entry = lookup(state.id)
-        here = self.ctx.project.root
-        if entry is None or entry.project == here:
-            return state
-        original = MachineFolder(entry.project / self.folder.root.relative_to(here))
-        try:
-            twin = read_state(original)
-        except QupError:
-            twin = None
-        if twin is None or twin.id != state.id or original.root.samefile(self.folder.root):
-            return state
-        self.ctx.tell(self.name, f"this is a copy of {entry.project}; it gets an id of its own")
-        fresh = new_identity(self.name)
-        return replace(state, id=fresh.id, uuid=fresh.uuid)
 
     def _preflight(self, plan: Plan) -> None:
         """Look for everything that can't work here, before anything is touched.

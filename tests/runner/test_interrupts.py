@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ROOT, Done
 from tests.fakes.world import QUPFILE, World
 
-MOMENTS = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8, 0.9]
+MOMENTS = [0.05, 0.15, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.85]
 """Seconds after the start of a ``qup up`` that takes 0.6 to 1 s."""
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakes.world import World
 
-BUDGET = 25.0
+BUDGET = 15.0
 """Seconds for one sequence."""
 
 VERBS = ("up", "up", "down", "down --force", "destroy", "kill", "term", "status", "poweroff",
