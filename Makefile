@@ -21,8 +21,8 @@ demo: setup ## start a machine, look around in it, destroy it; with times
 test: setup lint ## every check and every test, with real guests
 	$(PYTEST) -n $(WORKERS) --dist loadgroup $(ARGS)
 
-quick: tools ## the tests that need no QEMU
-	$(PYTEST) -m "not vm and not qemu" -q -x -n auto --maxprocesses 8 $(ARGS)
+quick: tools ## the inner loop: the tests that need neither QEMU nor many processes
+	$(PYTEST) -m "not vm and not qemu and not process" -q -x -n auto --maxprocesses 8 $(ARGS)
 
 lint: tools ## ruff, mypy and import-linter
 	@scripts/lint

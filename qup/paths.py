@@ -19,7 +19,6 @@ from typing import NamedTuple
 from qup.errors import ConfigError, HostError
 
 QUPFILE = "Qupfile"
-LOCKFILE = "qup.lock"
 STATE_FOLDER = ".qup"
 SOCKET_PATH_LIMIT = 107
 """Bytes of a unix socket's path, without the final NUL (``unix(7)``)."""

@@ -28,6 +28,8 @@ PROXY_TO_NOWHERE = "http://127.0.0.1:9"
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 CLI_TIMEOUT = 120.0
 """Seconds that a command may take unless the test says otherwise."""
+PROCESS_FIXTURES = frozenset({"make_world", "world", "environments"})
+"""Tests that use one of these run many commands, or make Python environments."""
 SHARED_CACHE = Path(os.environ.get("QUP_TEST_CACHE") or ROOT / ".pytest_cache" / "qup")
 """The cache of boxes for tests with real guests; read before tests lose sight of ``QUP_*``."""
 
@@ -131,7 +133,10 @@ def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what only root can do, unless we are root."""
+    """Skip what only root can do, unless we are root; mark what is too slow for ``quick``."""
+    for item in items:
+        if PROCESS_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("process")
     if os.getuid() != 0:
         for item in items:
             if item.get_closest_marker("root") is not None:

@@ -259,8 +259,8 @@ def test_environment_variables() -> None:
 def test_files() -> None:
     documented = {*first_cells(read("files.md"))}
     machine = paths.Project(Path("P")).machine("NAME")
-    known = {paths.QUPFILE, paths.LOCKFILE, f"{paths.STATE_FOLDER}/"}
-    known |= names_in(machine) - {"ssh", "logs"}
+    known = {paths.QUPFILE, f"{paths.STATE_FOLDER}/"}
+    known |= names_in(machine) - {"ssh", "logs", "."}
     known |= {f"ssh/{name}" for name in names_in(paths.SshFolder(machine.ssh))}
     known |= names_in(paths.RuntimeFolder(Path("R")))
     known |= {paths.trust_file().name}
