@@ -214,5 +214,5 @@ def _read_manifest(path: Path) -> Box:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BoxError(
             f"the box in {path.parent} is damaged: {MANIFEST} can't be read ({exc})",
-            hint=f"remove the folder: rm -rf {path.parent}",
+            hint=f"remove the folder: rm -rf {path.parent.resolve()}",
         ) from exc

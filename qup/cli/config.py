@@ -159,7 +159,7 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
 
     runtime = runtime_folder(item.identity.id)
     folder = context.project.machine(name)
-    if item.box_digest is None:
+    if item.box_digest is None and not as_json:
         typer.echo(f"# box {item.box.name} is not here yet: 'qup box build {item.box.name}'")
     box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)

@@ -39,7 +39,7 @@ _PANIC = re.compile(rb"Kernel panic - not syncing|end Kernel panic")
 _EMERGENCY = re.compile(
     rb"emergency mode|Give root password for maintenance|dropped to a shell|\(initramfs\)"
 )
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 class QmpEvent(Protocol):

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import select
+import shlex
 import shutil
 import socket
 import subprocess
@@ -207,6 +208,9 @@ class Guest:
             assert time.monotonic() < deadline, self.console
             time.sleep(0.05)
 
+    def wait_for_result(self, status: str) -> None:
+        self.wait_for(lambda: f"status={status}".encode() in self.run("cat /run/qup/result").stdout)
+
     def ssh_options(self) -> list[str]:
         settings = {
             "IdentityFile": self.folder / "user",
@@ -381,6 +385,68 @@ def test_a_killed_machine_comes_back(guests: Any) -> None:
     assert guest.read("cat note") == "mine"
 
 
+@pytest.mark.parametrize("delay", [-0.4, 0.0, 0.6, 2.0])
+def test_a_first_boot_that_is_cut_off(guests: Any, delay: float) -> None:
+    guest = guests()
+    guest.start()
+    guest.wait_for_banner()
+    if delay >= 0:
+        guest.wait_for(lambda: "qup-tiny: ready" in guest.console)
+        time.sleep(delay)
+    if delay > 1:
+        guest.read("echo mine >note; sync")
+    guest.kill()
+    guest.boot()
+    # Over ssh, which knows the host key.
+    owned = "qup 700\nqup 700\nqup 600"
+    assert guest.read("stat -c '%U %a' . .ssh .ssh/authorized_keys") == owned
+    assert len(guest.read("cat /etc/machine-id")) == 32
+    assert guest.read("sudo id -u; hostname") == "0\nbox-a"
+    if delay > 1:
+        assert guest.read("cat note") == "mine"
+
+
+DAMAGE = """\
+rm -rf /home/qup
+for file in /etc/passwd /etc/shadow /etc/machine-id /var/lib/qup/instance-id /var/lib/qup/result
+do : >$file; done
+for file in /etc/group /etc/dropbear/host_ed25519 /etc/dropbear/host_ed25519.seed /etc/hosts
+do dd if=/dev/zero of=$file bs=83 count=1; done
+mkdir -p /run/disk/work/work/left
+"""
+
+
+def test_whatever_a_power_cut_left_is_mended(guests: Any) -> None:
+    guest = guests()
+    guest.boot()
+    guest.wait_for_result("done")
+    guest.run(f"sudo sh -c {shlex.quote(DAMAGE + 'sync')}")
+    guest.kill()
+    guest.boot()
+    assert guest.read("sudo id -u; hostname; pwd") == "0\nbox-a\n/home/qup"
+    assert len(guest.read("cat /etc/machine-id")) == 32
+    assert guest.read("sudo stat -c %a /etc/passwd /etc/shadow /etc/group") == "644\n600\n644"
+    assert "damaged: /etc/passwd, kept as passwd.damaged" in guest.console
+    # A home whose maker had no time to give it away.
+    guest.run("sudo sh -c 'chown 0:0 /home/qup /home/qup/.ssh /home/qup/.ssh/*; sync'")
+    guest.kill()
+    guest.boot()
+    owners = guest.read("stat -c %U . .ssh .ssh/authorized_keys").split()
+    assert owners == ["qup", "qup", "qup"]
+
+
+def test_users_stay_who_they_are(guests: Any) -> None:
+    guest = guests(user_data="users: [default, {name: dev, uid: 1000, sudo: true}]\n")
+    guest.boot()
+    assert "user dev: uid 1000 is taken, using 1001" in guest.console
+    guest.read("sudo sh -c 'echo own:x:77:77::/:/bin/sh >>/etc/passwd'")
+    before = guest.read("cat /etc/passwd /etc/group")
+    assert "sudo:x:27:qup,dev\n" in before
+    assert guest.power_down() < 10
+    guest.boot()
+    assert guest.read("cat /etc/passwd /etc/group") == before
+
+
 def test_disk_grows_to_its_size(guests: Any) -> None:
     guest = guests(disk_size="6G")
     guest.boot()
@@ -433,7 +499,7 @@ def test_cloud_config(guests: Any) -> None:
     guest = guests()
     guest.user_data = USER_DATA.replace("KEY", json.dumps(guest.keys[0]))
     guest.boot()
-    guest.wait_for(lambda: "status=done" in guest.read("cat /run/qup/result"))
+    guest.wait_for_result("done")
     assert guest.read("cat /run/qup/result") == "status=done exit=7 instance=i-1"
     assert guest.read("sudo cat /var/lib/qup/steps").splitlines()[-3:] == [
         "runcmd 2 exit=0",
@@ -450,17 +516,18 @@ def test_cloud_config(guests: Any) -> None:
     guest.read("sudo rm /srv/after")
     guest.power_down()
     guest.boot()
-    guest.wait_for(lambda: "status=done" in guest.read("cat /run/qup/result"))
+    guest.wait_for_result("done")
     assert guest.run("test -e /srv/after").returncode == 1
 
 
 def test_a_hanging_command_holds_nobody_up(guests: Any) -> None:
     guest = guests(user_data="runcmd: [sleep 1000]\n")
     guest.boot()
+    guest.wait_for_result("running")
     assert guest.read("cat /run/qup/result") == "status=running exit=0 instance=i-1"
     assert guest.power_down() < 10
     guest.boot()
-    guest.wait_for(lambda: "interrupted" in guest.read("cat /run/qup/result"))
+    guest.wait_for_result("interrupted")
 
 
 def test_fixed_address(guests: Any) -> None:

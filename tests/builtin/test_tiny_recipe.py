@@ -339,15 +339,19 @@ def test_missing_packages_are_named() -> None:
 class FakeApt:
     """An apt whose lists of the computer are ``old`` ones and whose own are ``fresh``."""
 
-    def __init__(self, *, native: bool = True, old: bool, fresh: bool = True) -> None:
+    def __init__(
+        self, *, native: bool = True, old: bool, fresh: bool = True, error: str = ""
+    ) -> None:
         self.native, self.useful, self.fresh, self.fetched = native, old, fresh, 0
+        self.error = RecipeError(error, "") if error else None
 
     def serves(self) -> bool:
         return self.native
 
-    def fetch_lists(self) -> None:
+    def fetch_lists(self) -> RecipeError | None:
         self.fetched += 1
         self.useful = self.fresh
+        return self.error
 
     def offered(self, names: list[str]) -> set[str]:
         return set(names)
@@ -367,8 +371,9 @@ class FakeApt:
         (FakeApt(old=True), 0),
         (FakeApt(old=False), 1),
         (FakeApt(old=True, native=False), 1),
+        (FakeApt(old=False, error="one of ten sources is down"), 1),
     ],
-    ids=["good", "too old", "another architecture"],
+    ids=["good", "too old", "another architecture", "a source is down"],
 )
 def test_package_lists(apt: FakeApt, fetches: int) -> None:
     said: list[str] = []
@@ -378,9 +383,10 @@ def test_package_lists(apt: FakeApt, fetches: int) -> None:
     assert any("404" in line for line in said) == (fetches == 1 and apt.native)
 
 
-def test_fresh_lists_that_do_not_serve_either() -> None:
-    apt = FakeApt(old=False, fresh=False)
-    with pytest.raises(RecipeError, match="404"):
+@pytest.mark.parametrize(("error", "expected"), [("", "404"), ("no network", "no network")])
+def test_fresh_lists_that_do_not_serve_either(error: str, expected: str) -> None:
+    apt = FakeApt(old=False, fresh=False, error=error)
+    with pytest.raises(RecipeError, match=expected):
         recipe.fetch_packages(apt, recipe.ARCHES["amd64"], print)  # type: ignore[arg-type]
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, alive, open_lab
+from tests.vm.lab import SMALL, Lab, alive, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -65,9 +62,7 @@ def test_a_whole_life(lab: Lab) -> None:
 
     # The guest may power itself off.
     lab("ssh", "--", "sudo poweroff")
-    subprocess.run(["tail", f"--pid={lab.qemus()[0]}", "-f", "/dev/null"], timeout=20) if (
-        lab.qemus()
-    ) else None
+    assert wait_until(lambda: not lab.qemus())
     seen = json.loads(lab("status", "--json").ok().stdout)["machines"][0]
     assert seen["status"] == "stopped"
     assert "guest" in seen["detail"]
@@ -97,43 +92,33 @@ def test_up_in_json_lines(lab: Lab) -> None:
 TWO = SMALL + "[machines.web]\nprimary = true\n[machines.db]\nautostart = false\n"
 
 
-@pytest.fixture(scope="module")
-def two(vm_cache: Path) -> Iterator[Lab]:
-    with open_lab(vm_cache, TWO) as made:
-        made("up").ok()
-        yield made
+def test_two_machines(lab: Lab) -> None:
+    lab.write(TWO)
+    lab("up").ok()
+    assert lab.status("web") == "running"
+    assert lab.status("db") == "not-created"
+    assert lab("ssh", "--", "hostname").ok().stdout == "web\n"
+    assert lab("ssh", "db", "--", "hostname").code == 9
 
+    lab("up", "db").ok()
+    assert lab("ssh", "db", "--", "hostname").ok().stdout == "db\n"
+    blocks = lab("ssh-config").ok().stdout
+    assert "Host web\n" in blocks
+    assert "Host db\n" in blocks
+    macs = {lab.sh("cat /sys/class/net/eth0/address", name) for name in ("web", "db")}
+    assert len(macs) == 2
 
-@pytest.mark.xdist_group("two machines")
-class TestTwoMachines:
-    def test_autostart_and_primary(self, two: Lab) -> None:
-        assert two.status("web") == "running"
-        assert two.status("db") == "not-created"
-        assert two("ssh", "--", "hostname").ok().stdout == "web\n"
-        done = two("ssh", "db", "--", "hostname")
-        assert done.code == 9
-        two("up", "db").ok()
-        assert two("ssh", "db", "--", "hostname").ok().stdout == "db\n"
-        blocks = two("ssh-config").ok().stdout
-        assert "Host web\n" in blocks
-        assert "Host db\n" in blocks
-        macs = {two.sh("cat /sys/class/net/eth0/address", name) for name in ("web", "db")}
-        assert len(macs) == 2
+    lab("down", "db").ok()
+    assert lab.status("db") == "stopped"
+    assert lab.status("web") == "running"
 
-    def test_down_means_all_and_a_name_one(self, two: Lab) -> None:
-        two("down", "db").ok()
-        assert two.status("db") == "stopped"
-        assert two.status("web") == "running"
-
-    def test_a_machine_that_left_the_qupfile(self, two: Lab) -> None:
-        try:
-            two.write(SMALL + "[machines.db]\n")
-            assert "not in the Qupfile any more" in two("status").ok().stdout
-            assert two("ssh", "web", "--", "hostname").ok().stdout == "web\n"
-            assert two("up", "web").code == 2
-            two("down", "web").ok()
-        finally:
-            two.write(TWO)
+    # A machine that left the Qupfile can still be entered, stopped and removed.
+    lab.write(SMALL + "[machines.db]\n")
+    assert "not in the Qupfile any more" in lab("status").ok().stdout
+    assert lab("ssh", "web", "--", "hostname").ok().stdout == "web\n"
+    assert lab("up", "web").code == 2
+    lab("down", "web").ok()
+    lab("destroy", "-y", "web").ok()
 
 
 STEPS = """

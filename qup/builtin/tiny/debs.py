@@ -68,7 +68,12 @@ def find_tool(name: str, package: str) -> str:
 
 
 def run_tool(
-    argv: Sequence[str], *, cwd: Path, timeout: float, env: dict[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    timeout: float,
+    env: dict[str, str] | None = None,
+    hint: str = "",
 ) -> str:
     """Run a program and return what it printed.
 
@@ -98,7 +103,7 @@ def run_tool(
         last = (words or done.stderr.splitlines() or ["it said nothing"])[-1]
         raise RecipeError(
             f"{Path(argv[0]).name} failed: {last.removeprefix('E:').strip()}",
-            f"try it yourself: {' '.join(argv)}",
+            hint or f"try it yourself: {' '.join(argv)}",
         )
     return done.stdout
 
@@ -119,14 +124,20 @@ class Apt:
         dpkg = [find_tool("dpkg", "dpkg"), "--print-architecture"]
         return run_tool(dpkg, cwd=self._work, timeout=DEB_TIMEOUT).strip() == self._arch
 
-    def fetch_lists(self) -> None:
-        """From now on use lists of our own. What can't be fetched is reported: the rest may do."""
+    def fetch_lists(self) -> RecipeError | None:
+        """From now on use lists of our own.
+
+        Returns:
+            What went wrong: the lists that could be fetched may do.
+        """
         self._options = ("-q", *self._private_options())
         self._report("fetching package lists")
+        argv = [self._get, *self._options, "-o", "APT::Update::Error-Mode=any", "update"]
         try:
-            run_tool([self._get, *self._options, "update"], cwd=self._work, timeout=APT_TIMEOUT)
+            run_tool(argv, cwd=self._work, timeout=APT_TIMEOUT, hint=_APT_HINT)
         except RecipeError as error:
-            self._report(f"warning: {error}")
+            return error
+        return None
 
     def offered(self, names: Sequence[str]) -> set[str]:
         """Those of the packages that apt would install: known, real, and not pinned away."""
@@ -149,7 +160,8 @@ class Apt:
         target.mkdir(exist_ok=True)
         for line in self._announcements(names):
             self._report(line)
-        run_tool([self._get, *self._options, "download", *names], cwd=target, timeout=APT_TIMEOUT)
+        argv = [self._get, *self._options, "download", *names]
+        run_tool(argv, cwd=target, timeout=APT_TIMEOUT, hint=_APT_HINT)
         return [Deb(parse_file_name(path.name), path) for path in sorted(target.glob("*.deb"))]
 
     def _announcements(self, names: Sequence[str]) -> Iterator[str]:
@@ -180,6 +192,7 @@ class Apt:
         return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
 
 
+_APT_HINT = "does 'apt-get update' work? Look at the network, a proxy, and the apt sources"
 _UNWANTED_RELATIONS = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
 _PRINTED_URI = re.compile(r"^'[^']*' (\S+\.deb) (\d+)", re.MULTILINE)
 _WORTH_A_LINE = 2_000_000

@@ -191,8 +191,11 @@ def fetch_packages(
             return fetch()
         except RecipeError as error:
             report(f"this computer's package lists do not serve: {error}")
-    apt.fetch_lists()
-    return fetch()
+    failed = apt.fetch_lists()
+    try:
+        return fetch()
+    except RecipeError as error:
+        raise failed or error from error
 
 
 def choose_kernel(offered: Collection[str], machine: Machine) -> str:
