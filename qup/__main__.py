@@ -8,10 +8,15 @@ import sys
 
 def main() -> None:
     """Run qup with the words of the command line, and exit."""
+    _fill_streams()
     if sys.argv[1:] == ["--version"]:  # nothing needs to be imported for that
         from qup import __version__
 
-        sys.stdout.write(f"qup {__version__}\n")
+        try:
+            sys.stdout.write(f"qup {__version__}\n")
+            sys.stdout.flush()
+        except OSError:
+            os._exit(1)
         return
     try:
         import gc
@@ -26,8 +31,19 @@ def main() -> None:
     except KeyboardInterrupt:
         code = 130
     # Everything is written and closed; taking the interpreter apart would cost 7 ms more.
-    sys.stderr.flush()
+    try:
+        sys.stderr.flush()
+    except OSError:
+        pass  # nobody can be told
     os._exit(code)
+
+
+def _fill_streams() -> None:
+    """A standard stream that was closed would give its number to the next file opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: PTH123, SIM115
 
 
 if __name__ == "__main__":

@@ -223,7 +223,10 @@ def make_private(path: Path) -> Path:
             raise HostError(f"{path} belongs to somebody else or is no folder")
         path.chmod(0o700)
     except OSError as exc:
-        raise HostError(f"can't create {path}: {exc.strerror}") from exc
+        raise HostError(
+            f"can't create {path}: {exc.strerror}",
+            hint=f"{path.parent} must be a folder that you can write to",
+        ) from exc
     return path
 
 

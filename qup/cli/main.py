@@ -240,6 +240,8 @@ def _dispatch(argv: list[str]) -> int:
     try:
         code = app(args=argv, prog_name="qup", standalone_mode=False)
     except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # the library makes it exit code 1
+            return PIPE_EXIT_CODE
         return exc.code if isinstance(exc.code, int) else 0
     except typer.Abort:
         return _report(QupError("nothing was done"), as_json=as_json)

@@ -115,7 +115,8 @@ def load_config(context: Context, overrides: Overrides) -> Config:
     )
     for failure in context.plugins.failures:
         typer.secho(f"warning: {printable(str(failure))}", fg=typer.colors.YELLOW, err=True)
-    if context.project.state.is_dir() and not overrides:
+    state = context.project.state
+    if state.is_dir() and not state.is_symlink() and not overrides:
         members = [
             Member(name, machine.settings.autostart, machine.settings.primary)
             for name, machine in config.machines.items()

@@ -424,6 +424,7 @@ def test_whatever_a_power_cut_left_is_mended(guests: Any) -> None:
     guest.kill()
     guest.boot()
     assert guest.read("sudo id -u; hostname; pwd") == "0\nbox-a\n/home/qup"
+    assert guest.read("id -gn; sudo cut -d: -f1 /etc/shadow").split()[::3] == ["qup", "qup"]
     assert len(guest.read("cat /etc/machine-id")) == 32
     assert guest.read("sudo stat -c %a /etc/passwd /etc/shadow /etc/group") == "644\n600\n644"
     assert "damaged: /etc/passwd, kept as passwd.damaged" in guest.console

@@ -216,7 +216,9 @@ def test_input_and_output_are_binary_and_whole(lab: Lab) -> None:
 
 def test_options_of_ssh_pass(lab: Lab) -> None:
     assert lab("ssh", "-T", "--", "echo ok").ok().stdout == "ok\n"
-    assert lab("ssh", "default", "-T", "-o", "LogLevel=QUIET", "--", "echo ok").ok().stdout == "ok\n"
+    assert (
+        lab("ssh", "default", "-T", "-o", "LogLevel=QUIET", "--", "echo ok").ok().stdout == "ok\n"
+    )
     assert lab("ssh", "-o", "SendEnv=X", "default", "--", "echo ok").ok().stdout == "ok\n"
     assert "/dev/" in lab("ssh", "-tt", "--", "tty").ok().stdout
     assert lab("ssh", "-V").ok().stderr.startswith("OpenSSH")
@@ -297,7 +299,10 @@ def test_the_configuration_serves_ssh_scp_and_sftp(lab: Lab, tmp_path: Path) -> 
     config = tmp_path / "ssh.conf"
     config.write_text(lab("ssh-config").ok().stdout)
     said = subprocess.run(
-        ["ssh", "-F", config, "default", "echo", "plain"], capture_output=True, text=True, check=True
+        ["ssh", "-F", config, "default", "echo", "plain"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert said.stdout == "plain\n"
     data = os.urandom(200_000)
@@ -325,7 +330,9 @@ def test_an_impostor_is_refused(lab: Lab, tmp_path: Path) -> None:
     config = tmp_path / "ssh.conf"
     text = lab("ssh-config").ok().stdout
     other = tmp_path / "known_hosts"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "k"], check=True
+    )
     alias = re.search(r"HostKeyAlias (\S+)", text)[1]  # type: ignore[index]
     other.write_text(f"{alias} {' '.join((tmp_path / 'k.pub').read_text().split()[:2])}\n")
     text = re.sub(r"UserKnownHostsFile .*", f"UserKnownHostsFile {other}", text)
@@ -418,7 +425,9 @@ def test_a_port_that_is_taken_is_named(lab: Lab) -> None:
     lab("port", "rm", f"{port}:8003").ok()
 
 
-@pytest.mark.parametrize("rule", ["x", "80", "1:2:3:4:5", "70000:80", "0:0", "1.2.3.4.5:1:2", "-1:5"])
+@pytest.mark.parametrize(
+    "rule", ["x", "80", "1:2:3:4:5", "70000:80", "0:0", "1.2.3.4.5:1:2", "-1:5"]
+)
 def test_bad_forwards_are_a_usage_error(lab: Lab, rule: str) -> None:
     done = lab("port", "add", "--", rule)
     assert done.code == 2, done

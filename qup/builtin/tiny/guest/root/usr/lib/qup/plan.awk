@@ -65,6 +65,8 @@ function plan_identity(    host) {
     if (has("user-data/hostname")) host = scalar("user-data/hostname")
     print "identity " quote(scalar("meta-data/instance-id")) " " quote(host)
     used["user-data/ssh_keys"] = used["user-data/ssh_deletekeys"] = 1
+    if (truth("user-data/ssh_pwauth", "no") == "yes")
+        report("ignored by tiny: ssh_pwauth: there are no passwords")
     print "hostkey " quote(scalar("user-data/ssh_keys/ed25519_private")) " " \
         truth("user-data/ssh_deletekeys", "yes")
     scalar("user-data/ssh_keys/ed25519_public")
