@@ -23,11 +23,12 @@ from typing import Any, Protocol
 from qup.errors import GuestError, MachineError
 
 TICK = 0.05
-"""Seconds between two looks at the console, and at most one new connection."""
-MAX_OPEN = 4
-"""Connections at a time; dropbear refuses the sixth that has not logged in."""
-PATIENCE = 1.0
-"""Seconds that a connection is kept before a new one may take its place."""
+"""Seconds between two looks at the console, and at the least between two connections."""
+SPACING = 0.2
+"""Seconds to the next connection while the last one is neither answered nor refused."""
+PATIENCE = (0.4, 0.4, 5.0, 30.0)
+"""Connections at a time, by the seconds that each is kept: short ones find a guest that begins
+to listen, long ones an sshd that is slow with its banner. dropbear refuses the sixth."""
 SLOW = 5.0
 """Seconds after which the console's tail is shown."""
 MAX_RESETS = 5
@@ -100,28 +101,33 @@ class Prober:
     address: str
     port: int
     selector: selectors.BaseSelector
-    _open: dict[socket.socket, float] = field(default_factory=dict)
     accepted: bool = False
+    _open: dict[int, tuple[socket.socket, float]] = field(default_factory=dict)
+    _not_before: float = 0.0
 
     def attempt(self, now: float) -> None:
-        """Start one more connection, unless there are enough that are young."""
-        if len(self._open) >= MAX_OPEN:
-            oldest, since = next(iter(self._open.items()))
-            if now - since < PATIENCE:
+        """Start one more connection if it is time; one that was kept long enough gives way."""
+        if now < self._not_before:
+            return
+        for slot in reversed(range(len(PATIENCE))):
+            if slot not in self._open or self._open[slot][1] <= now:
+                self._drop(slot)
+                self._connect(slot, now)
                 return
-            self._drop(oldest)
+
+    def _connect(self, slot: int, now: float) -> None:
         probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        code = probe.connect_ex((self.address, self.port))
-        if code not in (0, errno.EINPROGRESS):
+        if probe.connect_ex((self.address, self.port)) not in (0, errno.EINPROGRESS):
             probe.close()
             return
-        self.selector.register(probe, selectors.EVENT_READ, self)
-        self._open[probe] = now
+        self.selector.register(probe, selectors.EVENT_READ, slot)
+        self._open[slot] = (probe, now + PATIENCE[slot])
+        self._not_before = now + SPACING
 
-    def read(self, probe: socket.socket) -> bool:
+    def read(self, slot: int) -> bool:
         """Whether a connection brought the banner; a dead one is dropped."""
         try:
-            data = probe.recv(255)
+            data = self._open[slot][0].recv(255)
         except BlockingIOError:
             return False
         except OSError:
@@ -129,17 +135,19 @@ class Prober:
         if data.startswith(BANNER):
             return True
         self.accepted = self.accepted or bool(data)
-        self._drop(probe)
+        self._drop(slot)
+        self._not_before = 0.0  # it was refused: there is somebody who may soon say yes
         return False
 
-    def _drop(self, probe: socket.socket) -> None:
-        del self._open[probe]
-        self.selector.unregister(probe)
-        probe.close()
+    def _drop(self, slot: int) -> None:
+        if slot in self._open:
+            probe, _ = self._open.pop(slot)
+            self.selector.unregister(probe)
+            probe.close()
 
     def close(self) -> None:
-        for probe in list(self._open):
-            self._drop(probe)
+        for slot in list(self._open):
+            self._drop(slot)
 
 
 def wait_for_banner(
@@ -190,7 +198,7 @@ def wait_for_banner(
                 for key, _ in selector.select(max(0.0, min(next_attempt, deadline) - now)):
                     if key.data is watch:
                         watch.check_events(monitor)
-                    elif prober.read(key.fileobj):  # type: ignore[arg-type]
+                    elif prober.read(key.data):
                         return
         finally:
             prober.close()

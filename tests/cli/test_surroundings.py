@@ -37,7 +37,7 @@ def be_a_fifo(path: Path) -> None:
 
 
 def be_a_socket(path: Path) -> None:
-    here = os.getcwd()
+    here = Path.cwd()
     os.chdir(path.parent)
     try:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -141,6 +141,7 @@ def test_a_qupfile_of_somebody_else_is_refused(world: World) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
+        check=False,
     )
     if "Permission" in done.stderr or "No module" in done.stderr:
         pytest.skip("another user can't run this tree")
@@ -164,8 +165,7 @@ def bare(world: World, env: dict[str, str], *argv: str) -> Done:
     done = subprocess.run(
         [sys.executable, "-m", "qup", *argv],
         cwd=world.folder, env=variables, capture_output=True, text=True, timeout=60,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL, check=False)  # fmt: skip
     return Done(argv, done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
 
@@ -253,6 +253,7 @@ def shell(world: World, script: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
 
 
@@ -299,7 +300,9 @@ def can_mount() -> bool:
         return (
             os.getuid() == 0
             and subprocess.run(
-                ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True
+                ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /mnt"],
+                capture_output=True,
+                check=False,
             ).returncode
             == 0
         )
@@ -318,8 +321,7 @@ def mounted(world: World, mount: str, *argv: str, after: str = "true") -> Done:
         ["unshare", "-m", "bash", "-c", script, "qup", *argv],
         cwd=world.folder,
         env={**os.environ, **world.variables(), "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     return Done(argv, done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
 

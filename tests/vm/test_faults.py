@@ -122,6 +122,7 @@ def test_ctrl_c_after_up_reaches_no_machine_and_ups_at_once_start_one(lab: Lab) 
         text=True,
         start_new_session=True,
         timeout=60,
+        check=False,
     )
     assert "running" in done.stdout, done
     assert lab.sh("echo in") == "in\n"
