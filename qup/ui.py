@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from qup.model import events
+from qup.model.text import printable
 from qup.model.units import format_duration
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Plain(Interface):
 
     def _write(self, machine: str, text: str) -> None:
         prefix = f"{machine}: " if machine else ""
-        print(f"{prefix}{text}", file=self._stream, flush=True)
+        print(f"{prefix}{printable(text)}", file=self._stream, flush=True)
 
     def __call__(self, event: events.Event) -> None:
         match event:
@@ -135,7 +136,7 @@ class Live(Interface):
         line = Text.from_markup(mark)
         if machine:
             line.append(f"{machine}: ", style="bold")
-        line.append(text, style=style)
+        line.append(printable(text), style=style)
         self._console.print(line, highlight=False)
 
     def _start(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qup.errors import QupError
+from qup.model.text import printable
 from qup.paths import Project, find_project
 from qup.runner.roster import read_roster
 
@@ -95,12 +96,6 @@ def print_error(error: QupError) -> None:
     if error.hint:
         typer.secho("hint: ", fg=typer.colors.CYAN, nl=False, err=True)
         typer.echo(printable(error.hint), err=True)
-
-
-def printable(text: str) -> str:
-    """Text of unknown origin without anything that a terminal would obey."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-                   for char in text)  # fmt: skip
 
 
 class SeveralFailed(QupError):

@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import typer
 
 from qup.api import Finding
-from qup.cli.common import AsJson, print_json, printable
+from qup.cli.common import AsJson, print_json
 from qup.errors import HostError, QupError
 from qup.host import LocalHost
+from qup.model.text import printable
 from qup.plugins import Plugins
 from qup.process import quote
 from qup.runner.orphans import Orphan, end_orphan, find_orphans

@@ -14,7 +14,7 @@ import typer
 from qup.cli.common import JSON_SCHEMA, AsJson, Name, print_json
 from qup.cli.main import globals_of
 from qup.errors import MachineError
-from qup.guest.readiness import clean_line
+from qup.model.text import clean_line
 from qup.paths import MachineFolder
 from qup.runner.roster import read_roster
 

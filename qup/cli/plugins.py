@@ -6,8 +6,9 @@ from dataclasses import asdict
 
 import typer
 
-from qup.cli.common import AsJson, print_json, print_table, printable
+from qup.cli.common import AsJson, print_json, print_table
 from qup.cli.main import COMMANDS
+from qup.model.text import printable
 from qup.plugins import Plugins
 
 app = typer.Typer(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qup.cli.common import printable
 from qup.errors import ConfigError
 from qup.model.settings import SETTINGS, Setting
+from qup.model.text import printable
 from qup.runner.roster import Member, save_roster
 
 if TYPE_CHECKING:

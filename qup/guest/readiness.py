@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qup.errors import GuestError, MachineError
+from qup.model.text import clean_line
 
 TICK = 0.05
 """Seconds between two looks at the console, and at the least between two connections."""
@@ -40,7 +41,6 @@ _PANIC = re.compile(rb"Kernel panic - not syncing|end Kernel panic")
 _EMERGENCY = re.compile(
     rb"emergency mode|Give root password for maintenance|dropped to a shell|\(initramfs\)"
 )
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 class QmpEvent(Protocol):
@@ -81,11 +81,6 @@ class Console:
     def lines(self, count: int = TAIL_LINES) -> tuple[str, ...]:
         """The last lines, without escapes or control characters."""
         return clean_lines(self.read(), count)
-
-
-def clean_line(text: str) -> str:
-    """A line of a guest's output without escapes and control characters, fit for any terminal."""
-    return "".join(char for char in _ESCAPES.sub("", text) if char.isprintable() or char == "\t")
 
 
 def clean_lines(data: bytes, count: int) -> tuple[str, ...]:

@@ -9,12 +9,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import Done, kill_leaks, run_qup
+from tests.conftest import ROOT, Done, kill_leaks, run_qup
 
 FAKE = Path(__file__).with_name("fake_qemu.py")
 QUPFILE = '[machine]\nbox = "./base.qcow2"\nmemory = "64M"\ndisk = "64M"\n'
@@ -64,6 +65,21 @@ class World:
     def __call__(self, *argv: str | os.PathLike[str], **more: Any) -> Done:
         more.setdefault("cwd", self.folder)
         return run_qup(*argv, env={**self.variables(), **more.pop("env", {})}, **more)
+
+    def tweaked(self, tweak: str, *argv: str) -> Done:
+        """Run qup with constants changed: ``tweak`` is Python that is executed before it."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, "-c", f"{tweak}\nfrom qup.__main__ import main; main()", *argv],
+            cwd=self.folder,
+            env={**os.environ, **self.variables(), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Done(argv, done.returncode, done.stdout, done.stderr, time.monotonic() - began)
 
     def status(self) -> dict[str, Any]:
         """What ``qup status --json`` says about machine ``default``."""

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qup.errors import GuestError, MachineError, QupError
-from qup.guest.readiness import Console, clean_line, clean_lines, wait_for_banner
+from qup.guest.readiness import Console, clean_lines, wait_for_banner
+from qup.model.text import clean_line
 
 
 @dataclass(frozen=True)
