@@ -20,7 +20,7 @@ from qup.files import rotate_file, trim_file, write_atomic
 from qup.guest import ssh
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
-from qup.model.box import Box
+from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.plan import Plan
@@ -34,12 +34,16 @@ from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
 from qup.runner.forwards import SSH_FORWARD, add_forward, open_forwards
 from qup.runner.materials import check_disk, now, prepare, require_box
-from qup.runner.observe import BROKEN, CRASHED, UNRESPONSIVE, Observation, observe
+from qup.runner.observe import BROKEN, CRASHED, RUNNING, STARTING, Observation, observe
 from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import wait_until_ready
 from qup.runner.stop import clean_up, stop_locked
 from qup.store import create_folders, is_copy, read_state, remember, write_state, write_undo
+
+PAUSED = ("paused", "io-error")
+RESUMABLE = (RUNNING, STARTING, *PAUSED)
+"""Status words of machines that ``up`` can go on with."""
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
@@ -119,9 +123,9 @@ class _Up:
         state = seen.state
         assert state is not None
         assert state.launch is not None
-        if seen.status == UNRESPONSIVE:
+        if seen.status not in RESUMABLE:
             raise MachineError(
-                f"machine {self.name} runs, but QEMU does not answer",
+                f"machine {self.name} is {seen.status}: {seen.detail}",
                 hint=f"'qup reload --force {self.name}' starts it anew",
                 machine=self.name,
             )
@@ -153,7 +157,7 @@ class _Up:
         return state
 
     def _continue_paused(self, seen: Observation, runtime: RuntimeFolder) -> bool:
-        if seen.status not in ("paused", "io-error"):
+        if seen.status not in PAUSED:
             return False
         with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
             monitor.execute("cont")
@@ -163,14 +167,12 @@ class _Up:
     def _plan_again(self, state: State) -> Plan:
         spec, _ = find_box(self.ctx, self.config)
         box = self.ctx.boxes.get(state.box_digest)
-        return make_plan(
-            self.ctx,
-            self.config,
-            identity_of(state),
-            box.spec if box else spec,
-            state.box_digest,
-            trust_accelerator=self.options.trust_accelerator,
-        )
+        return self._plan(state, box.spec if box else spec, state.box_digest)
+
+    def _plan(self, state: State | None, spec: BoxSpec, digest: str) -> Plan:
+        identity = identity_of(state) if state else new_identity(self.name)
+        trust = self.options.trust_accelerator
+        return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
 
     def _tell_changes(self, plan: Plan) -> None:
         try:
@@ -191,14 +193,7 @@ class _Up:
         """Start a machine that isn't running."""
         old = self._recover(seen)
         box = require_box(self.ctx, self.config, old)
-        plan = make_plan(
-            self.ctx,
-            self.config,
-            identity_of(old) if old else new_identity(self.name),
-            box.spec,
-            box.digest,
-            trust_accelerator=self.options.trust_accelerator,
-        )
+        plan = self._plan(old, box.spec, box.digest)
         self._preflight(plan)
         state = prepare(self.ctx, self.config, self.folder, plan, box, old)
         runtime = runtime_folder(state.id)
@@ -217,15 +212,7 @@ class _Up:
         """Look whether a start could work, without touching a machine that runs."""
         state = read_state(self.folder)
         box = require_box(self.ctx, self.config, state)
-        identity = identity_of(state) if state else new_identity(self.name)
-        plan = make_plan(
-            self.ctx,
-            self.config,
-            identity,
-            box.spec,
-            box.digest,
-            trust_accelerator=self.options.trust_accelerator,
-        )
+        plan = self._plan(state, box.spec, box.digest)
         self._preflight(plan)
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK
