@@ -247,7 +247,7 @@ def test_every_command_explains_itself(world: World) -> None:
 
 def shell(world: World, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["bash", "-c", f'set -o pipefail; qup() {{ {sys.executable} -m qup "$@"; }}; {script}'],
+        ["bash", "-c", f'set -o pipefail; qup() {{ "{sys.executable}" -m qup "$@"; }}; {script}'],
         cwd=world.folder,
         env={**os.environ, **world.variables(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -315,7 +315,7 @@ needs_mount = pytest.mark.skipif(not can_mount(), reason="needs to mount a tmpfs
 
 def mounted(world: World, mount: str, *argv: str, after: str = "true") -> Done:
     """Run qup in a mount namespace of its own."""
-    script = f'{mount}; {sys.executable} -m qup "$@"; code=$?; {after}; exit $code'
+    script = f'{mount}; "{sys.executable}" -m qup "$@"; code=$?; {after}; exit $code'
     began = time.monotonic()
     done = subprocess.run(
         ["unshare", "-m", "bash", "-c", script, "qup", *argv],

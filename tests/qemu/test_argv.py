@@ -184,7 +184,8 @@ def test_pasted_command_means_the_same(shell: str, tmp_path: Path) -> None:
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell}")
     show = tmp_path / "my show"
-    show.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    show.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
     show.chmod(0o755)
     nasty = ExtraArguments(("-x", "$(touch /tmp/no) `id` \n\\ 'a' \"b\" !! *"), "qemu.args")
     arguments = argv.build(replace(TINY, extra=(nasty,)), replace(AWKWARD, program=show))

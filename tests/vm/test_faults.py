@@ -111,8 +111,8 @@ def test_ctrl_c_after_up_reaches_no_machine_and_ups_at_once_start_one(lab: Lab) 
     assert len(lab.qemus()) == 1
     # In one process group with the user's shell, as on a terminal:
     script = (
-        f"{sys.executable} -m qup reload -q && trap : INT && kill -INT 0;"
-        f" sleep 0.3; {sys.executable} -m qup status"
+        f"'{sys.executable}' -m qup reload -q && trap : INT && kill -INT 0;"
+        f" sleep 0.3; '{sys.executable}' -m qup status"
     )
     done = subprocess.run(
         ["sh", "-c", script],
