@@ -118,6 +118,7 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
 def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     try:
         nic = plan["nics"][0]
+        netdev = {key: value for key, value in nic["plan"]["netdev"].items() if key != "hostname"}
         forwards = [Forward(**item) for item in nic["plan"]["forwards"]]
         return {
             "cpus": str(plan["cpus"]),
@@ -126,7 +127,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "hostname": plan["seed"]["hostname"],
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],
-            "network": ", ".join(f"{key}={value}" for key, value in nic["plan"]["netdev"].items()),
+            "network": ", ".join(f"{key}={value}" for key, value in netdev.items()),
             "network.forward": ", ".join(str(item) for item in forwards) or "none",
             "qemu.program": plan["program"],
             "qemu.machine": plan["machine_type"],

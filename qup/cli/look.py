@@ -117,5 +117,5 @@ def inspect(
 def _stored_plan(folder: MachineFolder) -> object:
     try:
         return json.loads(folder.plan.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

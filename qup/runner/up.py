@@ -177,7 +177,7 @@ class _Up:
     def _tell_changes(self, plan: Plan) -> None:
         try:
             stored = json.loads(self.folder.plan.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return
         if changes := describe_change(stored, plan.to_dict()):
             self.ctx.tell(
