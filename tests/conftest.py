@@ -34,6 +34,12 @@ SHARED_CACHE = Path(os.environ.get("QUP_TEST_CACHE") or ROOT / ".pytest_cache" /
 """The cache of boxes for tests with real guests; read before tests lose sight of ``QUP_*``."""
 
 
+# A shell starts what runs in its background with SIGINT ignored, and that is inherited: tests
+# that interrupt qup would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 # --- isolation ----------------------------------------------------------------------------
 
 
