@@ -88,7 +88,7 @@ def measure_commands(workshop: Workshop, rounds: int) -> Outcome:
         words = ["vagrant", "status"]
         actions[VAGRANT] = lambda: run(words, cwd=vagrant, env=workshop.env)
     else:
-        outcome.notes.append("vagrant is not installed here: no comparison with it.")
+        outcome.notes.append("vagrant is not installed here, or has no provider that works.")
     found = interleave(actions, rounds)
     for name, series in found.items():
         is_status = name.startswith("qup status")
@@ -271,4 +271,8 @@ def _vagrant_project(workshop: Workshop) -> Path | None:
     folder.mkdir()
     text = 'Vagrant.configure("2") do |config|\n  config.vm.box = "none"\nend\n'
     (folder / "Vagrantfile").write_text(text)
+    try:
+        run(["vagrant", "status"], cwd=folder, env=workshop.env)
+    except BenchmarkError:  # it is there, but none of its providers can be used
+        return None
     return folder

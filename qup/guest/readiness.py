@@ -25,9 +25,12 @@ from qup.model.text import clean_line
 
 TICK = 0.05
 """Seconds between two looks at the console, and at the least between two connections."""
-SPACING = 0.2
-"""Seconds to the next connection while the last one is neither answered nor refused."""
-PATIENCE = (0.4, 0.4, 5.0, 30.0)
+SPACING, LATER_SPACING = 0.1, 0.3
+"""Seconds to the next connection while the last one is neither answered nor refused. A guest
+that takes long is slow, and should not be kept busy with connections."""
+LATER = 8.0
+"""Seconds after which a guest takes long."""
+PATIENCE = (0.2, 0.2, 5.0, 30.0)
 """Connections at a time, by the seconds that each is kept: short ones find a guest that begins
 to listen, long ones an sshd that is slow with its banner. dropbear refuses the sixth."""
 SLOW = 5.0
@@ -99,6 +102,7 @@ class Prober:
     accepted: bool = False
     _open: dict[int, tuple[socket.socket, float]] = field(default_factory=dict)
     _not_before: float = 0.0
+    _began: float = field(default_factory=time.monotonic)
 
     def attempt(self, now: float) -> None:
         """Start one more connection if it is time; one that was kept long enough gives way."""
@@ -117,7 +121,7 @@ class Prober:
             return
         self.selector.register(probe, selectors.EVENT_READ, slot)
         self._open[slot] = (probe, now + PATIENCE[slot])
-        self._not_before = now + SPACING
+        self._not_before = now + (SPACING if now - self._began < LATER else LATER_SPACING)
 
     def read(self, slot: int) -> bool:
         """Whether a connection brought the banner; a dead one is dropped."""
