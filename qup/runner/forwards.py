@@ -55,7 +55,7 @@ def add_forward(monitor: Monitor, forward: Forward) -> Forward:
         MachineError: QEMU could not listen there.
     """
     before = list_forwards(monitor)
-    if any(item.host == forward.host and item.protocol == forward.protocol for item in before):
+    if any(_listen_at_one_place(item, forward) for item in before):
         raise MachineError(
             f"forward {forward}: this machine has port {forward.host}/{forward.protocol} open"
             " already",
@@ -73,6 +73,12 @@ def add_forward(monitor: Monitor, forward: Forward) -> Forward:
         return forward
     fresh = [item for item in list_forwards(monitor) if item not in before]
     return next(item for item in fresh if item.guest == forward.guest)
+
+
+def _listen_at_one_place(one: Forward, other: Forward) -> bool:
+    anywhere = "0.0.0.0" in (one.address, other.address)  # noqa: S104  compared with
+    same_port = (one.protocol, one.host) == (other.protocol, other.host)
+    return same_port and (anywhere or one.address == other.address)
 
 
 def remove_forward(monitor: Monitor, forward: Forward) -> None:
