@@ -10,15 +10,15 @@ PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lint format docs bench setup tools clean
+.PHONY: help demo test quick lint format docs bench setup test-setup tools clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/make \1\t\2/p' Makefile | expand -t 18
 
 demo: setup ## start a machine, look around in it, destroy it; with times
 	@scripts/demo
 
-test: setup lint ## every check and every test, with real guests
+test: test-setup lint ## every check and every test, with real guests
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
 
 quick: tools ## the inner loop: the tests that need neither QEMU nor many processes
@@ -39,6 +39,9 @@ bench: setup ## measure qup side by side with what is installed
 
 setup: tools ## .venv, and the programs qup needs on this computer
 	@scripts/setup
+
+test-setup: tools ## as setup, and what only tests use
+	@scripts/setup --tests
 
 tools: ## .venv alone
 	@scripts/setup --no-host
