@@ -102,7 +102,7 @@ def sandbox(
     for folder in (box.home, box.runtime, box.root / "tmp"):
         folder.mkdir(mode=0o700)
     for name in list(os.environ):
-        if name.startswith("QUP_") or name in UNWANTED:
+        if name.startswith(("QUP_", "QEMU_")) or name in UNWANTED:
             monkeypatch.delenv(name)
     for name, value in box.variables().items():
         monkeypatch.setenv(name, value)

@@ -14,7 +14,7 @@ from pydantic_core import core_schema
 from qup import qupfile
 from qup.errors import ConfigError, PluginError
 from qup.model.config import Config, MachineConfig, Origin
-from qup.model.settings import SETTINGS, Setting
+from qup.model.settings import SETTINGS
 from qup.paths import Project
 from qup.qupfile import Problem, QupfileErrors, explain
 from qup.qupfile.layers import parse_value
@@ -130,27 +130,6 @@ def test_every_leaf_has_an_origin() -> None:
     }  # fmt: skip
     assert origins["provision"] == Origin("Qupfile", "Qupfile:2:1")
     assert not {"ssh", "network", "qemu"} & set(origins)
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
-def test_every_setting_comes_from_all_layers(setting: Setting) -> None:
-    values = {
-        "cpus": "3",
-        "memory": "512",
-        "disk": "5G",
-        "boot-timeout": "9",
-        "network.mode": "tap",
-        "qemu.accelerator": "tcg",
-    }
-    value = values.get(setting.key, "word")
-    extra = ["network.tap=tap0"] if setting.key == "network.mode" else []
-    for variable in (setting.env, *setting.aliases):
-        config = load("", environment={variable: value}, assignments=extra)
-        assert config.origins["default"][setting.key] == Origin("environment", variable)
-    config = load("", overrides={setting.key: value}, assignments=extra)
-    assert config.origins["default"][setting.key] == Origin("command line", setting.flag)
-    both = load("", environment={variable: value, setting.env: value}, assignments=extra)
-    assert both.origins["default"][setting.key].where == setting.env
 
 
 def test_a_shell_step_is_text_or_a_table() -> None:

@@ -91,6 +91,7 @@ class LazyGroup(TyperGroup):
             module = importlib.import_module(f"qup.cli.{entry.module}")
             target = getattr(module, entry.attribute)
             cls = WordsCommand if entry.takes_words else TyperCommand
+            cls = getattr(target, "command_class", cls)
             return _build(cmd_name, target, hidden=entry.hidden, cls=cls)
         if command := _plugin_commands().get(cmd_name):
             return _build(cmd_name, command.callback, summary=command.summary)

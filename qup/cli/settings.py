@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from qup.errors import ConfigError
-from qup.model.settings import SETTINGS, Setting
+from qup.errors import ConfigError, UsageError
+from qup.model.settings import NO, SETTINGS, YES, Kind, Setting, parse_switch
 from qup.model.text import printable
 from qup.runner.roster import Member, save_roster
 
@@ -36,6 +37,70 @@ class Overrides:
 
     def __bool__(self) -> bool:
         return bool(self.values or self.assignments)
+
+
+class SettingsCommand(TyperCommand):
+    """A command that understands docker-machine's spelling of the settings, too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, translate_words(args, os.environ))
+
+
+def translate_words(words: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """A command line with docker-machine's old spellings of options in qup's own.
+
+    ``--qemu-x`` becomes the setting's option; a switch may say ``--qemu-x=false``, as Go's
+    flags may. An old switch that stands for a value (``--qemu-display``) does so only where
+    the value isn't said by another option or a variable.
+
+    Raises:
+        UsageError: a switch has a value that is neither yes nor no.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    translated = [_translate(word) for word in words[:end]]
+    said = {word.partition("=")[0] for word in translated}
+    for setting in SETTINGS:
+        switch, value = setting.old_switch
+        if not switch or switch not in said:
+            continue
+        wanted = [_read_switch(switch, word) for word in translated if _names(switch, word)]
+        translated = [word for word in translated if not _names(switch, word)]
+        elsewhere = said & {*setting.options} or any(map(environment.get, setting.variables))
+        if wanted[-1] and not elsewhere:
+            translated.append(f"{setting.flag}={value}")
+    return [*translated, *words[end:]]
+
+
+_OLD = {setting.old: setting for setting in SETTINGS if setting.old}
+
+
+def _translate(word: str) -> str:
+    name, equals, value = word.partition("=")
+    setting = _OLD.get(name)
+    if setting is None:
+        return word
+    if setting.kind is not Kind.SWITCH:
+        return f"{setting.flag}{equals}{value}"
+    return setting.flag if _read_switch(name, word) else _negative(setting.flag)
+
+
+def _names(option: str, word: str) -> bool:
+    return word == option or word.startswith(f"{option}=")
+
+
+def _read_switch(option: str, word: str) -> bool:
+    _, equals, text = word.partition("=")
+    value = parse_switch(text) if equals else True
+    if value is None:
+        raise UsageError(
+            f"{option}: {printable(text)!r} is neither yes nor no",
+            hint=f"write {', '.join(YES[:4])}; or {', '.join(NO[:4])}",
+        )
+    return value
+
+
+def _negative(flag: str) -> str:
+    return "--no-" + flag.removeprefix("--")
 
 
 SET_HELP = "Any setting, by its key: --set qemu.cpu=max. Can be given more than once."
@@ -74,6 +139,7 @@ def with_settings(function: Callable[..., Any]) -> Callable[..., Any]:
     wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [own[0], *keyword, *added]
     )
+    wrapper.command_class = SettingsCommand  # type: ignore[attr-defined]
     wrapper.__annotations__ = {item.name: item.annotation for item in [own[0], *keyword, *added]}
     return wrapper
 
@@ -83,9 +149,11 @@ def _parameter_name(key: str) -> str:
 
 
 def _parameter(setting: Setting) -> inspect.Parameter:
+    switch = setting.kind is Kind.SWITCH
+    names = [f"{flag}/{_negative(flag)}" if switch else flag for flag in setting.options]
     option = typer.Option(
-        setting.flag,
-        metavar=setting.metavar,
+        *names,
+        metavar=None if switch else setting.metavar,
         help=setting.summary,
         rich_help_panel="Settings",
     )
@@ -93,7 +161,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         _parameter_name(setting.key),
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[str | None, option],
+        annotation=Annotated[bool | None if switch else str | None, option],
     )
 
 
@@ -115,6 +183,8 @@ def load_config(context: Context, overrides: Overrides) -> Config:
     )
     for failure in context.plugins.failures:
         typer.secho(f"warning: {printable(str(failure))}", fg=typer.colors.YELLOW, err=True)
+    for note in config.notes:
+        typer.echo(f"note: {printable(note)}", err=True)
     state = context.project.state
     if state.is_dir() and not state.is_symlink() and not overrides:
         members = [

@@ -275,8 +275,10 @@ class Config:
         machines: by name, in the order of the Qupfile.
         origins: per machine and dotted key (``qemu.cpu``), where the value came from.
         digest: SHA-256 of the Qupfile's bytes; what ``qup trust`` remembers.
+        notes: what the user should know about it, such as variables without effect.
     """
 
     machines: dict[str, MachineConfig]
     origins: dict[str, dict[str, Origin]]
     digest: str
+    notes: tuple[str, ...] = ()

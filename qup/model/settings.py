@@ -1,16 +1,37 @@
 """The settings that the environment and the command line can give, as a table.
 
-It is apart from the schema (:mod:`qup.model.config`), which takes its descriptions from here,
-because tab completion and ``--help`` need no pydantic.
+Each row becomes options of ``up`` and its like, environment variables, and the spellings of
+docker-machine's QEMU driver. The table is apart from the schema (:mod:`qup.model.config`),
+which takes its descriptions from here, because tab completion and ``--help`` need no pydantic.
+For the same reason a row says itself what its values are: a network mode's options belong to
+a plugin, which ``--help`` does not load.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 
+class Kind(Enum):
+    """What the text of a variable or an option means."""
+
+    TEXT = "text"
+    """The text itself, which the schema reads."""
+    NUMBER = "number"
+    """A whole number."""
+    SWITCH = "switch"
+    """On or off: ``--x`` and ``--no-x``, or one of :data:`YES` and :data:`NO`."""
+    FILE = "file"
+    """A file's path, relative to the folder in which the user is."""
+
+
+YES = ("1", "true", "yes", "on", "t", "y")
+NO = ("0", "false", "no", "off", "f", "n")
+
+
 class Setting(NamedTuple):
-    """A setting with a variable and an option of its own.
+    """A setting with variables and options of its own.
 
     Attributes:
         key: its dotted key in ``[machine]``.
@@ -19,6 +40,11 @@ class Setting(NamedTuple):
         metavar: what its value is called in ``--help``.
         summary: what it is, in a line.
         aliases: other variables that are understood; ``env`` goes first.
+        flags: other names of the option.
+        kind: what its text means.
+        old: what docker-machine's driver calls the option; understood, but not shown.
+        old_switch: an option of that driver without a value, and the value it stands for
+            where none is said; understood, but not shown.
     """
 
     key: str
@@ -27,15 +53,49 @@ class Setting(NamedTuple):
     metavar: str
     summary: str
     aliases: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    kind: Kind = Kind.TEXT
+    old: str = ""
+    old_switch: tuple[str, str] = ("", "")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """All its environment variables; the first that is set and not empty counts."""
+        return (self.env, *self.aliases)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All names of its option, without the old ones."""
+        return (self.flag, *self.flags)
+
+    @property
+    def is_network_option(self) -> bool:
+        """Whether it belongs to some network modes only."""
+        return self.key.startswith("network.") and self.key != "network.mode"
 
 
 SETTINGS = (
     Setting(
         "box", "QUP_BOX", "--box", "BOX", "What the machine boots from: 'tiny', or an image's path."
     ),
-    Setting("cpus", "QUP_CPUS", "--cpus", "N", "Number of virtual CPUs.", ("QUP_CPU_COUNT",)),
     Setting(
-        "memory", "QUP_MEMORY", "--memory", "SIZE", 'Memory: "512M", "2G", or a number of MiB.'
+        "cpus",
+        "QUP_CPUS",
+        "--cpus",
+        "N",
+        "Number of virtual CPUs.",
+        aliases=("QUP_CPU_COUNT",),
+        flags=("--cpu-count",),
+        kind=Kind.NUMBER,
+        old="--qemu-cpu-count",
+    ),
+    Setting(
+        "memory",
+        "QUP_MEMORY",
+        "--memory",
+        "SIZE",
+        'Memory: "512M", "2G", or a number of MiB.',
+        old="--qemu-memory",
     ),
     Setting(
         "disk",
@@ -43,7 +103,9 @@ SETTINGS = (
         "--disk",
         "SIZE",
         "Virtual size of the disk; it takes up only what is written.",
-        ("QUP_DISK_SIZE",),
+        aliases=("QUP_DISK_SIZE",),
+        flags=("--disk-size",),
+        old="--qemu-disk-size",
     ),
     Setting(
         "hostname",
@@ -65,9 +127,16 @@ SETTINGS = (
         "--ssh-user",
         "USER",
         "Account to log in as. Default: the box's own.",
+        aliases=("QEMU_SSH_USER",),
+        old="--qemu-ssh-user",
     ),
     Setting(
-        "network.mode", "QUP_NETWORK", "--network", "MODE", "A network mode that a plugin brings."
+        "network.mode",
+        "QUP_NETWORK",
+        "--network",
+        "MODE",
+        "A network mode that a plugin brings.",
+        old="--qemu-network",
     ),
     Setting(
         "qemu.program",
@@ -75,6 +144,7 @@ SETTINGS = (
         "--program",
         "PROGRAM",
         "QEMU to start. In a Qupfile, a path or a name other than qemu-system-* needs 'qup trust'.",
+        old="--qemu-program",
     ),
     Setting(
         "qemu.accelerator",
@@ -82,15 +152,22 @@ SETTINGS = (
         "--accelerator",
         "NAME",
         "auto (the best that is proved to work), kvm, hvf, whpx, tcg, or a plugin's.",
+        old="--qemu-accelerator",
     ),
     Setting("qemu.machine", "QUP_MACHINE_TYPE", "--machine-type", "TYPE", "QEMU's machine type."),
     Setting("qemu.cpu", "QUP_CPU", "--cpu", "MODEL", "CPU model; auto: as the accelerator says."),
 )
-"""Every setting that has a variable and an option of its own."""
+"""Every setting that has variables and options of its own."""
 
-_BY_KEY = {setting.key: setting for setting in SETTINGS}
+BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
 def summarize(key: str) -> str:
     """The summary of the setting with a dotted key."""
-    return _BY_KEY[key].summary
+    return BY_KEY[key].summary
+
+
+def parse_switch(text: str) -> bool | None:
+    """What a word says about a switch; None if it says nothing."""
+    word = text.strip().lower()
+    return True if word in YES else False if word in NO else None

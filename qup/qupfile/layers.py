@@ -3,29 +3,28 @@
 A machine's settings are layers, each over the one before: ``[machine]``, ``[machines.<name>]``,
 the environment, the command line. Tables are merged key by key; anything else replaces what
 was there. The options of a network mode are of no use to another one: a layer that changes
-``network.mode`` drops what the layers before it said about the network.
+``network.mode`` drops what the Qupfile's layers said about the network. Variables and options
+stay: whichever of them the mode doesn't have are left out in the end (:func:`leave_out`).
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from qup.model.config import MachineSettings, NetworkSettings, Origin
-from qup.model.settings import SETTINGS
+from qup.model.config import NetworkSettings, Origin
+from qup.model.settings import BY_KEY, NO, SETTINGS, YES, Kind, parse_switch
+from qup.model.units import shorten
 from qup.qupfile.document import Document, walk
 from qup.qupfile.problems import Collector, Problem, clean
 from qup.toml_positions import KeyPath
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DOTTED_KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,5}", re.ASCII)
-
-
-_BY_KEY = {setting.key: setting for setting in SETTINGS}
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,22 @@ class Layer:
         return len(path)
 
 
-def read_environment(environment: Mapping[str, str]) -> Layer:
-    """The variables that are set and not empty, as a layer."""
+def read_environment(environment: Mapping[str, str], problems: Collector) -> Layer:
+    """The variables that are set and not empty, as a layer; problems go to the collector."""
     data: dict[str, Any] = {}
     labels: dict[str, str] = {}
     for setting in SETTINGS:
-        for variable in (setting.env, *setting.aliases):
+        for variable in setting.variables:
             if text := environment.get(variable):
-                _put(data, setting.key, convert(setting.key, text))
-                labels[setting.key] = variable
+                value = convert(setting.key, text)
+                if setting.kind is Kind.SWITCH and isinstance(value, str):
+                    message = f"{clean(shorten(text))} is neither yes nor no"
+                    hint = f"write {', '.join(YES[:4])}; or {', '.join(NO[:4])}"
+                    where = f"environment {variable}"
+                    problems.add(Problem(where, message, hint, key=setting.key))
+                else:
+                    _put(data, setting.key, value)
+                    labels[setting.key] = variable
                 break
     return Layer("environment", data, labels=labels)
 
@@ -113,7 +119,7 @@ def read_overrides(
     for key, value in overrides.items():
         if value is not None:
             _put(data, key, convert(key, value) if isinstance(value, str) else value)
-            labels[key] = _BY_KEY[key].flag if key in _BY_KEY else "--set"
+            labels[key] = BY_KEY[key].flag if key in BY_KEY else "--set"
     for word in assignments:
         key, equals, text = word.partition("=")
         key = key.strip()
@@ -147,12 +153,16 @@ def parse_value(text: str) -> Any:
 
 
 def convert(key: str, text: str) -> object:
-    """Text as the type that a setting has: a number for a number, else the text itself."""
-    if _annotations().get(key) is int and _INTEGER.fullmatch(text.strip()):
-        return int(text)
-    if _annotations().get(key) is bool and text in ("true", "false"):
-        return text == "true"
-    return text
+    """The text of a variable or an option as what its setting is; else the text itself."""
+    match BY_KEY[key].kind if key in BY_KEY else Kind.TEXT:
+        case Kind.NUMBER if _INTEGER.fullmatch(text.strip()):
+            return int(text)
+        case Kind.SWITCH if (value := parse_switch(text)) is not None:
+            return value
+        case Kind.FILE if text:
+            return str(Path(text).absolute())  # relative to the user, not to the Qupfile
+        case _:
+            return text
 
 
 def _put(data: dict[str, Any], key: str, value: object) -> bool:
@@ -165,16 +175,6 @@ def _put(data: dict[str, Any], key: str, value: object) -> bool:
         data = inner
     data[last] = value
     return True
-
-
-@cache
-def _annotations() -> Mapping[str, object]:
-    """The plain types of the settings that read only values of their own type."""
-    return {
-        field.alias or name: field.annotation
-        for name, field in MachineSettings.model_fields.items()
-        if not field.metadata or name == "cpus"
-    }
 
 
 # -- one over the other ---------------------------------------------------------------------
@@ -218,11 +218,45 @@ def stack_layers(document: Document, layers: Sequence[Layer]) -> Stack:
     merged: dict[str, Any] = {}
     for layer in layers:
         if _changes_mode(merged, layer.data):
-            merged = {key: value for key, value in merged.items() if key != "network"}
-            kept = [_without_network(below) for below in kept]
-        merged = _merge(merged, layer.data)
+            kept = [below if below.labels else _without_network(below) for below in kept]
         kept.append(layer)
+        merged = {}
+        for one in kept:
+            merged = _merge(merged, one.data)
     return Stack(document, tuple(kept), merged)
+
+
+def leave_out(layer: Layer, known: Container[str]) -> tuple[Layer, frozenset[str]]:
+    """A layer without the network settings that the machine's network mode doesn't have.
+
+    Only settings with a variable or an option of their own are left out: whoever writes
+    ``--set network.x`` means it.
+
+    Args:
+        layer: the environment or the command line.
+        known: the options of the mode.
+
+    Returns:
+        What is left, and the dotted keys that were left out.
+    """
+    out = frozenset(
+        key
+        for key, label in layer.labels.items()
+        if key in BY_KEY
+        and BY_KEY[key].is_network_option
+        and not label.startswith("--set")
+        and key.removeprefix("network.") not in known
+    )
+    if not out:
+        return layer, out
+    data = dict(layer.data)
+    network = {
+        key: value for key, value in data.pop("network").items() if f"network.{key}" not in out
+    }
+    if network:
+        data["network"] = network
+    labels = {key: label for key, label in layer.labels.items() if key not in out}
+    return replace(layer, data=data, labels=labels), out
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qup.model.settings import SETTINGS
+from qup.model.settings import SETTINGS, Kind, Setting
 from qup.plugins import Plugins
 from qup.qupfile import schema
 from scripts.docs.markdown import code, plain, table
@@ -38,10 +38,17 @@ def write_reference() -> str:
 def write_variables() -> str:
     """The variables and options that stand for keys."""
     rows = [
-        [", ".join(map(code, (item.env, *item.aliases))), code(item.flag), code(item.key)]
+        [", ".join(map(code, item.variables)), ", ".join(_options(item)), code(item.key)]
         for item in SETTINGS
     ]
     return table(["Variable", "Option", "Key in `[machine]`"], rows)
+
+
+def _options(setting: Setting) -> list[str]:
+    """The names of a setting's option, each as it is typed."""
+    if setting.kind is not Kind.SWITCH:
+        return [*map(code, setting.options)]
+    return [code(f"{name}/--no-{name.removeprefix('--')}") for name in setting.options]
 
 
 def _table_of(name: str, machine: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
