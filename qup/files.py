@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from pathlib import Path
 
-from qup.errors import HostError, QupError
+from qup.errors import ConfigError, HostError, QupError
 
 
 def explain_os_error(action: str, path: Path, exc: OSError) -> QupError:
@@ -20,6 +21,34 @@ def explain_os_error(action: str, path: Path, exc: OSError) -> QupError:
     elif exc.errno in (errno.EACCES, errno.EPERM):
         hint = "check who owns it ('ls -ld') and its permissions"
     return HostError(f"can't {action} {path}: {exc.strerror or exc}", hint=hint)
+
+
+def read_text(path: Path, what: str, *, limit: int) -> str:
+    """Read a text file of the user's.
+
+    Args:
+        path: the file.
+        what: what it is, for messages: ``machine web: userdata``.
+        limit: the most bytes that it may have.
+
+    Raises:
+        ConfigError: it isn't there, may not be read, is no file, too large, or no text.
+    """
+    try:
+        # A fifo must not make the open wait.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ConfigError(f"{what}: {path} is not a file", hint="name a text file")
+            content = file.read(limit + 1)
+    except OSError as exc:
+        reason = "is a folder" if exc.errno == errno.EISDIR else f"can't be read: {exc.strerror}"
+        raise ConfigError(f"{what}: {path} {reason}", hint="name a text file") from exc
+    if len(content) > limit:
+        raise ConfigError(f"{what}: {path} is too large: the most is {limit // 1024} KiB")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{what}: {path} is no text", hint="save it as UTF-8") from exc
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600, durable: bool = True) -> None:

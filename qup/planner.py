@@ -36,6 +36,7 @@ class Facts:
         box: the box.
         box_digest: the digest of the box's content, when it is here already.
         provision: the steps with their digests.
+        user_data: what the file of ``userdata`` says, if one is named.
     """
 
     machine_type: str
@@ -43,6 +44,7 @@ class Facts:
     box: BoxSpec
     box_digest: str | None
     provision: tuple[ProvisionStep, ...] = ()
+    user_data: str | None = None
 
 
 def plan_machine(
@@ -81,7 +83,7 @@ def plan_machine(
             instance_id=identity.uuid,
             hostname=config.hostname,
             user=settings.ssh.user or facts.box.user,
-            user_data=settings.user_data,
+            user_data=facts.user_data if settings.userdata else settings.user_data,
         ),
         boot_timeout=settings.boot_timeout,
         provision=facts.provision,

@@ -163,6 +163,24 @@ def test_what_a_plugin_that_is_missing_would_need_can_be_overridden() -> None:
     assert machine(text, environment={"QUP_NETWORK": "user"}).settings.network.mode == "user"
 
 
+def test_user_data_of_an_upper_layer_replaces_the_file_of_a_lower_one() -> None:
+    text = "[machine]\nuserdata = 'a.yml'\n[machines.a]\n[machines.b]\nuser-data = '#!x'\n"
+    config = load(text)
+    assert config.machines["a"].settings.userdata == "a.yml"
+    assert config.machines["b"].settings.userdata is None
+    assert config.machines["b"].settings.user_data == "#!x"
+    config = load(text, environment={"QUP_USERDATA": "/c"})
+    assert [item.settings.userdata for item in config.machines.values()] == ["/c", "/c"]
+    assert config.origins["b"]["user-data"] == Origin("default")
+    assert config.origins["b"]["userdata"] == Origin("environment", "QUP_USERDATA")
+
+
+def test_user_data_twice_in_one_table() -> None:
+    found = one("[machine]\nuserdata = 'a.yml'\nuser-data = '#!x'\n")
+    assert found.message == "either 'user-data' or 'userdata': not both"
+    assert found.line == 2
+
+
 def test_one_digest_for_one_content() -> None:
     assert load("").digest == load("").digest != load("#").digest
 

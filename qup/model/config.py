@@ -41,6 +41,7 @@ QEMU_CPU = re.compile(rf"(?!(?:.*,)?help(?:,|\Z)){_WORD}(?:,{_FEATURE})*", re.AS
 MAX_MEMORY = 4 * units.TIB
 MAX_DISK = 64 * units.TIB
 MAX_CPUS = 1024
+MAX_USER_DATA = 512 * units.KIB
 
 
 def json_pattern(pattern: re.Pattern[str]) -> str:
@@ -207,8 +208,11 @@ class MachineSettings(Settings):
     )
     user_data: str | None = Field(
         default=None,
-        max_length=512 * 1024,
+        max_length=MAX_USER_DATA,
         description="A '#!' script or '#cloud-config' for the guest's first boot.",
+    )
+    userdata: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None, description=summarize("userdata")
     )
     ssh: SshSettings = Field(
         default_factory=SshSettings, description="How qup logs in to the guest."

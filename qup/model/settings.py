@@ -122,6 +122,15 @@ SETTINGS = (
         "How long the guest may take until ssh answers.",
     ),
     Setting(
+        "userdata",
+        "QUP_USERDATA",
+        "--userdata",
+        "FILE",
+        "A file with user data for the guest's first boot; its path is relative to the Qupfile.",
+        kind=Kind.FILE,
+        old="--qemu-userdata",
+    ),
+    Setting(
         "ssh.user",
         "QUP_SSH_USER",
         "--ssh-user",

@@ -60,7 +60,7 @@ SYNONYMS = {
     "smp": "cpus",
     "storage": "disk",
     "timeout": "boot-timeout",
-    "userdata": "user-data",
+    "user-data-file": "userdata",
     "username": "ssh.user",
     "vcpus": "cpus",
 }

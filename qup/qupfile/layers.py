@@ -5,6 +5,7 @@ the environment, the command line. Tables are merged key by key; anything else r
 was there. The options of a network mode are of no use to another one: a layer that changes
 ``network.mode`` drops what the Qupfile's layers said about the network. Variables and options
 stay: whichever of them the mode doesn't have are left out in the end (:func:`leave_out`).
+Of two keys that exclude each other (:data:`RIVALS`) the upper layer's counts.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from qup.toml_positions import KeyPath
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DOTTED_KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,5}", re.ASCII)
+
+
+RIVALS = (("user-data", "userdata"),)
+"""Keys of a machine that say the same in two ways."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +223,10 @@ def stack_layers(document: Document, layers: Sequence[Layer]) -> Stack:
     merged: dict[str, Any] = {}
     for layer in layers:
         if _changes_mode(merged, layer.data):
-            kept = [below if below.labels else _without_network(below) for below in kept]
+            kept = [below if below.labels else _without(below, ("network",)) for below in kept]
+        for rivals in RIVALS:
+            if set(rivals) & set(layer.data):
+                kept = [_without(below, rivals) for below in kept]
         kept.append(layer)
         merged = {}
         for one in kept:
@@ -279,6 +287,6 @@ def _changes_mode(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
     return wanted is not None and wanted != (_mode(below) or default)
 
 
-def _without_network(layer: Layer) -> Layer:
-    data = {key: value for key, value in layer.data.items() if key != "network"}
-    return Layer(layer.name, data, layer.base, layer.labels)
+def _without(layer: Layer, keys: Container[str]) -> Layer:
+    data = {key: value for key, value in layer.data.items() if key not in keys}
+    return replace(layer, data=data)

@@ -19,6 +19,7 @@ from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
 from qup.qupfile.layers import (
+    RIVALS,
     Layer,
     Stack,
     leave_out,
@@ -196,6 +197,9 @@ class _Machine:
         plugin that isn't installed) may be replaced by one.
         """
         self.validate(MachineSettings, self.stack.merged, (), "the settings")
+        for one, other in RIVALS:
+            if {one, other} <= self.stack.merged.keys():
+                self.refuse((other,), f"either {one!r} or {other!r}: not both", at_key=True)
         network = self.stack.merged.get("network")
         is_base = self.stack.layers[0].base == ("machine",)
         if isinstance(network, dict) and (is_base or "mode" in network):

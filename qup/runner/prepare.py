@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from qup.errors import BoxError, HostError, PluginError
+from qup.files import read_text
 from qup.model.box import Box, BoxSpec
-from qup.model.config import MachineConfig
+from qup.model.config import MAX_USER_DATA, MachineConfig
 from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
@@ -121,9 +122,18 @@ def make_plan(
         box=spec,
         box_digest=digest,
         provision=_steps(ctx, config),
+        user_data=_user_data(ctx, config),
     )
     plan = plan_machine(config, facts, identity, partial(mode.plan, config.network))
     return add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
+
+
+def _user_data(ctx: Context, config: MachineConfig) -> str | None:
+    """What the file of ``userdata`` says."""
+    if config.settings.userdata is None:
+        return None
+    path = ctx.project.root / config.settings.userdata
+    return read_text(path, f"machine {config.name}: userdata", limit=MAX_USER_DATA)
 
 
 def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
