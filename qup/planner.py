@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qup.drives import plan_disks
 from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig
+from qup.model.drives import DEFAULT, VIRTIO
 from qup.model.network import Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
-    Disk,
     ExtraArguments,
     Identity,
     Nic,
@@ -21,8 +22,6 @@ from qup.model.plan import (
 )
 from qup.model.units import MIB, format_size
 
-DISK_SERIAL = "qup-disk"
-SEED_SERIAL = "qup-seed"
 AUTO = "auto"
 
 
@@ -74,10 +73,7 @@ def plan_machine(
         cpu=facts.accelerator.cpu if settings.qemu.cpu == AUTO else settings.qemu.cpu,
         cpus=settings.cpus,
         memory_mib=settings.memory // MIB,
-        disks=(
-            Disk("disk", DISK_SERIAL, "qcow2", size=settings.disk),
-            Disk("seed", SEED_SERIAL, "raw", read_only=True),
-        ),
+        disks=plan_disks(config, facts.box, facts.machine_type),
         nics=(Nic(settings.network.mode, mac, nic),),
         seed=SeedPlan(
             instance_id=identity.uuid,
@@ -117,6 +113,16 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     ]
 
 
+def _disks_in_words(disks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    (main,) = (disk for disk in disks if disk["role"] == "disk")
+    return {
+        "disk": format_size(main["size"]),
+        "qemu.virtio-drives": str(main["bus"] == VIRTIO).lower(),
+        "qemu.cache": main["cache"] or DEFAULT,
+        "qemu.io": main["io"] or DEFAULT,
+    }
+
+
 def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     try:
         nic = plan["nics"][0]
@@ -125,7 +131,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         return {
             "cpus": str(plan["cpus"]),
             "memory": f"{plan['memory_mib']}M",
-            "disk": format_size(plan["disks"][0]["size"]),
+            **_disks_in_words(plan["disks"]),
             "hostname": plan["seed"]["hostname"],
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],

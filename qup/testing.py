@@ -58,7 +58,7 @@ from qup.api import (
     Verdict,
 )
 from qup.errors import HostError
-from qup.model.plan import Identity
+from qup.model.plan import Disk, Identity
 from qup.paths import Project
 from qup.planner import arch_of
 from qup.plugins import KINDS, Plugins
@@ -305,8 +305,12 @@ def qemu_words(plan: Plan) -> list[str]:
         pidfile=folder / "qemu.pid",
         serial_log=folder / "serial.log",
         box=Path("/box"),
-        disk=folder / "disk.qcow2",
-        seed=folder / "seed.iso",
+        files={disk.role: folder / _file_name(disk) for disk in plan.disks},
         sockets={name: folder / name for name in ("control", "events", "console")},
     )
     return words(build(plan, layout))
+
+
+def _file_name(disk: Disk) -> str:
+    known = {"disk": "disk.qcow2", "seed": "seed.iso", "iso": "boot.iso"}
+    return known.get(disk.role, f"{disk.role}.{disk.format}")

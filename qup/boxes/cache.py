@@ -4,7 +4,7 @@ A finished box is a read-only folder named by the digest of its content, so that
 backing file never changes under it; a link from what a box is made from (its *key*) says
 which one is current::
 
-    boxes/<digest>/{box.json, kernel, initrd, disk.qcow2}
+    boxes/<digest>/{box.json, kernel, initrd, disk.qcow2, boot.iso}
     boxes/current/<source>-<key> -> ../<digest>
 """
 
@@ -28,7 +28,7 @@ from qup.model.box import Box, BoxFile, BoxSpec
 from qup.paths import make_private
 
 MANIFEST = "box.json"
-DISK, KERNEL, INITRD = "disk.qcow2", "kernel", "initrd"
+DISK, KERNEL, INITRD, ISO = "disk.qcow2", "kernel", "initrd", "boot.iso"
 BOX_SCHEMA = 1
 DIGEST_LENGTH = 16
 CHUNK = 1 << 20
@@ -156,7 +156,7 @@ def _damaged(box: Box, reason: str) -> BoxError:
 
 def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     """Write the manifest, make all files read-only, and flush them to disk."""
-    wanted = [DISK] * spec.disk + [KERNEL, INITRD] * spec.kernel
+    wanted = [DISK] * spec.disk + [KERNEL, INITRD] * spec.kernel + [ISO] * spec.iso
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise BoxError(f"box source {spec.source} made no {', '.join(missing)} for {spec.name}")
     files = {name: _hash_file(folder / name) for name in wanted}
@@ -205,7 +205,7 @@ def _read_manifest(path: Path) -> Box:
         if data["schema"] != BOX_SCHEMA:
             raise ValueError(f"schema {data['schema']}")
         return Box(
-            spec=BoxSpec(**data["spec"]),
+            spec=BoxSpec(**{**data["spec"], "buses": tuple(data["spec"].get("buses", ()))}),
             digest=str(data["digest"]),
             files={name: BoxFile(**file) for name, file in data["files"].items()},
             details=dict(data["details"]),

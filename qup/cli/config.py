@@ -130,7 +130,7 @@ def _print_plan(name: str, item: Plan) -> None:
     nic = item.nics[0]
     from qup.model.units import MIB, format_size
 
-    size = item.disks[0].size or 0
+    size = item.disk.size or 0
     box = f"{item.box.name} ({item.box_digest[:12] if item.box_digest else 'not here yet'})"
     forwards = ", ".join(str(forward) for forward in nic.plan.forwards) or "none"
     typer.echo(f"{name}:")
@@ -155,7 +155,7 @@ def _print_plan(name: str, item: Plan) -> None:
 
 def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:
     from qup.qemu.argv import build, shell_command
-    from qup.runner.up import layout_for
+    from qup.runner.layout import layout_for
 
     runtime = runtime_folder(item.identity.id)
     folder = context.project.machine(name)
@@ -164,7 +164,7 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
     box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)
     sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console}
-    arguments = build(item, layout_for(folder, box, program, sockets))
+    arguments = build(item, layout_for(item, folder, box, program, sockets))
     if as_json:
         print_json(
             {"machine": name, "arguments": [{"words": a.words, "origin": a.origin}

@@ -20,6 +20,9 @@ class BoxSpec:
         cmdline: the kernel's command line when the box brings a kernel.
         disk: whether the box has a base disk (``disk.qcow2``).
         kernel: whether it boots by ``kernel`` and ``initrd`` instead of from the disk.
+        iso: whether it boots from ``boot.iso``, a CD; the disk then belongs to the guest alone.
+        buses: the drives it has drivers for, of ``virtio``, ``ide`` and ``sata``; empty if
+            that isn't known.
     """
 
     name: str
@@ -31,6 +34,8 @@ class BoxSpec:
     cmdline: str = ""
     disk: bool = True
     kernel: bool = True
+    iso: bool = False
+    buses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

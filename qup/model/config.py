@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -107,6 +107,8 @@ QemuCpu = Annotated[
     _matching(QEMU_CPU, "a CPU model with features, such as max,-svm"),
     _described(QEMU_CPU),
 ]
+CacheName = Literal["default", "none", "writethrough", "writeback", "directsync", "unsafe"]
+IoName = Literal["default", "threads", "native", "io_uring"]
 
 
 class Settings(BaseModel):
@@ -171,6 +173,12 @@ class QemuSettings(Settings):
     )
     machine: QemuWord = Field(default="q35", description=summarize("qemu.machine"))
     cpu: QemuCpu = Field(default="auto", description=summarize("qemu.cpu"))
+    virtio_drives: bool = Field(
+        default=True,
+        description="Whether disk, CD and seed are virtio drives; if not, they are IDE or SATA.",
+    )
+    cache: CacheName = Field(default="default", description="How the disk's writes reach its file.")
+    io: IoName = Field(default="default", description="How QEMU asks the host to read and write.")
     args: tuple[str, ...] = Field(
         default=(),
         description="Words appended to QEMU's command line as they are. Needs 'qup trust'.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qup.model.box import BoxSpec
+from qup.model.drives import DISK, VIRTIO
 from qup.model.network import HostAction, NicPlan
 
 PLAN_SCHEMA = 1
@@ -51,14 +52,24 @@ class AcceleratorPlan:
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of the machine.
+    """A disk of the machine, or something in a drive.
 
     Attributes:
-        role: ``disk`` (writable overlay over the box's base) or ``seed``.
-        serial: what the guest finds it by.
+        role: what it is for, unique among the machine's disks; the layout knows its file, and
+            QEMU calls it so. ``disk`` (writable overlay over the box's base), ``seed``, ``iso``
+            (the box's), or ``disk-<name>`` for ``[[machine.disks]]``.
+        serial: what the guest finds it by, at most 20 bytes.
         format: ``qcow2`` or ``raw``.
         size: virtual size in bytes; None for as large as the file.
         read_only: the guest can't write to it.
+        bus: ``virtio`` or ``ide`` (which is SATA where the machine type has that).
+        media: ``disk`` or ``cdrom``; on virtio both look the same to the guest.
+        cache: how writes reach the file, one of :data:`qup.model.drives.CACHE_MODES`; None for
+            QEMU's default.
+        io: how QEMU asks the host for them, one of :data:`qup.model.drives.IO_MODES`; None for
+            QEMU's default.
+        boot: the firmware tries the lowest number first, and no disk without one.
+        image: the user's own file that it is, as the Qupfile names it; None for one of qup's.
     """
 
     role: str
@@ -66,6 +77,12 @@ class Disk:
     format: str
     size: int | None = None
     read_only: bool = False
+    bus: str = VIRTIO
+    media: str = DISK
+    cache: str | None = None
+    io: str | None = None
+    boot: int | None = None
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -136,6 +153,11 @@ class Plan:
     def actions(self) -> tuple[HostAction, ...]:
         """What the network modes want done on the host before the start."""
         return tuple(action for nic in self.nics for action in nic.plan.actions)
+
+    @property
+    def disk(self) -> Disk:
+        """The machine's own disk."""
+        return next(disk for disk in self.disks if disk.role == DISK)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``qup plan --json`` prints it."""

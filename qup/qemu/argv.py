@@ -7,16 +7,15 @@ explicit drivers, so that no file name is ever taken for a protocol or a list of
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from qup.errors import HostError
-from qup.model.plan import Disk, Plan
+from qup.model.drives import DISK
+from qup.model.plan import Plan
+from qup.qemu.drives import describe_drives
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
@@ -36,8 +35,7 @@ class Layout:
         pidfile: the file that QEMU writes and locks.
         serial_log: the file that collects what the guest's console says.
         box: the folder with the box's ``kernel`` and ``initrd``.
-        disk: the machine's disk.
-        seed: the machine's seed.
+        files: the file of each disk, by its role.
         sockets: for each of ``control``, ``events`` and ``console`` a path to listen at, or
             the number of a listening socket that QEMU inherits.
         sandbox: confine QEMU by seccomp; for Linux.
@@ -47,14 +45,9 @@ class Layout:
     pidfile: Path
     serial_log: Path
     box: Path
-    disk: Path
-    seed: Path
+    files: Mapping[str, Path] = field(default_factory=dict)
     sockets: Mapping[str, Path | int] = field(default_factory=dict)
     sandbox: bool = True
-
-    def file(self, role: str) -> Path:
-        """The file of a disk with this role."""
-        return {"disk": self.disk, "seed": self.seed}[role]
 
 
 @dataclass(frozen=True)
@@ -118,8 +111,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield from _confinement(layout)
     yield from _channels(layout)
     yield from _boot(plan, layout)
-    for disk in plan.disks:
-        yield from _disk(disk, layout, bootable=not plan.box.kernel)
+    yield from _disks(plan, layout)
     yield from _network(plan)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
     if plan.box.arch in X86:
@@ -181,31 +173,11 @@ def _boot(plan: Plan, layout: Layout) -> Iterator[Argument]:
             yield Argument(("-append", plan.box.cmdline), "box")
 
 
-def _disk(disk: Disk, layout: Layout, *, bootable: bool) -> Iterator[Argument]:
-    origin = "disk" if disk.role == "disk" else f"qup: {disk.role}"
-    node = _block_node(disk, layout.file(disk.role))
-    device = {"drive": disk.role, "serial": disk.serial}
-    if bootable and disk.role == "disk":
-        device["bootindex"] = "1"
-    yield Argument(("-blockdev", node), origin)
-    yield Argument(("-device", option_string("virtio-blk-pci", device)), origin)
-
-
-def _block_node(disk: Disk, path: Path) -> str:
-    file: dict[str, Any] = {"driver": "file", "filename": os.fspath(path)}
-    node: dict[str, Any] = {"node-name": disk.role, "driver": disk.format}
-    if disk.read_only:
-        access: dict[str, Any] = {"read-only": True}
-    else:
-        access = {"discard": "unmap"}
-        node["detect-zeroes"] = "unmap"
-    text = json.dumps({**node, **access, "file": {**file, **access}}, ensure_ascii=False)
-    if any("\udc80" <= char <= "\udcff" for char in text):
-        raise HostError(
-            f"QEMU can't open a disk whose path is not UTF-8: {os.fsencode(path)!r}",
-            hint="move the project to a folder with a plainer name",
-        )
-    return text
+def _disks(plan: Plan, layout: Layout) -> Iterator[Argument]:
+    for drive in describe_drives(plan.disks, plan.machine_type, layout.files):
+        origin = "disk" if drive.disk.role == DISK else f"qup: {drive.disk.role}"
+        yield Argument(("-blockdev", drive.node), origin)
+        yield Argument(("-device", option_string(drive.driver, drive.properties)), origin)
 
 
 def _network(plan: Plan) -> Iterator[Argument]:

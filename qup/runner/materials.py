@@ -110,7 +110,7 @@ def prepare(
         The state of the machine with these materials; it is not written yet.
     """
     base = ctx.boxes.folder(box.digest) / DISK
-    size = plan.disks[0].size or 0
+    size = plan.disk.size or 0
     with (
         ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
         aside(

@@ -7,12 +7,10 @@ the next one.
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from qup.boxes.cache import DISK
 from qup.errors import GuestError, HostError, Interrupted, MachineError
@@ -28,11 +26,11 @@ from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
 from qup.planner import describe_change
 from qup.process import run
-from qup.qemu.argv import Layout
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
 from qup.runner.forwards import SSH_FORWARD, add_forward, open_forwards
+from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, RUNNING, STARTING, Observation, observe
 from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
@@ -216,7 +214,7 @@ class _Up:
         self._preflight(plan)
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK
-            check_disk(self.name, self.folder.disk, base, plan.disks[0].size or 0)
+            check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
 
     def _recover(self, seen: Observation) -> State | None:
         """The state to go on from: a copy becomes a machine of its own, and what a start that
@@ -272,7 +270,7 @@ class _Up:
         with self.ctx.phase(self.name, "launch", "starting QEMU") as phase:
             for action in plan.actions:
                 run(action.do, timeout=ACTION_TIMEOUT)
-            layout = layout_for(self.folder, self.ctx.boxes.folder(box.digest), program)
+            layout = layout_for(plan, self.folder, self.ctx.boxes.folder(box.digest), program)
             engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
             return engine
@@ -333,22 +331,6 @@ class _Up:
         except BaseException:
             engine.kill()
             raise
-
-
-def layout_for(
-    folder: MachineFolder, box: Path, program: Path, sockets: Mapping[str, Path | int] | None = None
-) -> Layout:
-    """Where the files of a machine's start are."""
-    return Layout(
-        program=program,
-        pidfile=folder.pidfile,
-        serial_log=folder.log("serial"),
-        box=box,
-        disk=folder.disk,
-        seed=folder.seed,
-        sockets=sockets or {},
-        sandbox=sys.platform == "linux",
-    )
 
 
 def _combine(machine: str, problems: list[tuple[str, str | None]]) -> HostError:

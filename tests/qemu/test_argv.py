@@ -55,14 +55,16 @@ TINY = Plan(
     memory_mib=512,
     disks=(
         Disk("disk", "qup-disk", "qcow2", 64 * MIB),
-        Disk("seed", "qup-seed", "raw", None, read_only=True),
+        Disk("seed", "qup-seed", "raw", None, read_only=True, media="cdrom"),
     ),
     nics=(Nic("user", "52:54:00:aa:bb:cc", NicPlan({"type": "user", "hostname": "web"})),),
     seed=SeedPlan("i-1", "web", "qup"),
     boot_timeout=300.0,
 )
+BOOTABLE = (replace(TINY.disks[0], boot=1), TINY.disks[1])
 IMAGE = replace(
     TINY,
+    disks=BOOTABLE,
     box=BoxSpec("./debian.qcow2", "image", "x86_64", "1", "key", kernel=False),
     accelerator=AcceleratorPlan("kvm", {"accel": "kvm", "kernel-irqchip": "on"}, "host"),
     cpu="host,-svm",
@@ -81,13 +83,26 @@ ARM = replace(
     program="qemu-system-aarch64",
     machine_type="virt-7.2",
 )
+ISO = replace(
+    TINY,
+    box=BoxSpec("b2d", "boot2docker", "x86_64", "1", "key", kernel=False, iso=True, disk=False),
+    disks=(
+        Disk("iso", "qup-iso", "raw", read_only=True, media="cdrom", boot=1),
+        replace(TINY.disks[0], cache="none", io="native"),
+        TINY.disks[1],
+    ),
+)
+IDE = replace(ISO, disks=tuple(replace(disk, bus="ide") for disk in ISO.disks))
 PATHS = Layout(
     program=Path("/usr/bin/qemu-system-x86_64"),
     pidfile=Path("/p/.qup/machines/web/qemu.pid"),
     serial_log=Path("/p/.qup/machines/web/logs/serial.log"),
     box=Path("/cache/boxes/abc"),
-    disk=Path("/p/.qup/machines/web/disk.qcow2"),
-    seed=Path("/p/.qup/machines/web/seed.iso"),
+    files={
+        "disk": Path("/p/.qup/machines/web/disk.qcow2"),
+        "seed": Path("/p/.qup/machines/web/seed.iso"),
+        "iso": Path("/cache/boxes/abc/boot.iso"),
+    },
     sockets={
         "control": Path("/run/q/qmp"),
         "events": Path("/run/q/ev"),
@@ -99,8 +114,10 @@ AWKWARD = Layout(
     pidfile=Path("/it's, a=b/qemu.pid"),
     serial_log=Path("/it's, a=b/serial,log"),
     box=Path("/it's, a=b/bo,x"),
-    disk=Path("/it's, a=b/d\"i,s\\k"),
-    seed=Path("/it's, a=b/nbd:unix:sé€d"),
+    files={
+        "disk": Path("/it's, a=b/d\"i,s\\k"),
+        "seed": Path("/it's, a=b/nbd:unix:sé€d"),
+    },
     sockets={"control": 5, "events": 6, "console": Path("/run/a,b")},
     sandbox=False,
 )
@@ -113,6 +130,9 @@ AWKWARD = Layout(
         ("image", IMAGE, PATHS),
         ("arm", ARM, PATHS),
         ("awkward", TINY, AWKWARD),
+        ("iso", ISO, PATHS),
+        ("sata", IDE, PATHS),
+        ("ide", replace(IDE, machine_type="pc-i440fx-7.2"), PATHS),
     ],
 )
 def test_golden(name: str, plan: Plan, layout: Layout) -> None:
@@ -146,8 +166,12 @@ def test_box_with_a_kernel_boots_from_nothing_else() -> None:
     ]
 
 
+def with_disk(path: Path) -> Layout:
+    return replace(PATHS, files={**PATHS.files, "disk": path})
+
+
 def test_path_that_is_not_utf8_is_refused() -> None:
-    layout = replace(PATHS, disk=Path(os.fsdecode(b"/p/\xff/disk")))
+    layout = with_disk(Path(os.fsdecode(b"/p/\xff/disk")))
     with pytest.raises(HostError, match="not UTF-8"):
         argv.build(TINY, layout)
 
@@ -174,9 +198,9 @@ def test_no_value_escapes_its_option(first: str, properties: dict[str, str]) -> 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
 def test_no_path_escapes_its_json(name: str) -> None:
-    layout = replace(PATHS, disk=Path("/p") / name)
+    layout = with_disk(Path("/p") / name)
     nodes = [word for word in argv.words(argv.build(TINY, layout)) if word.startswith("{")]
-    assert json.loads(nodes[0])["file"]["filename"] == os.fspath(layout.disk)
+    assert json.loads(nodes[0])["file"]["filename"] == os.fspath(layout.files["disk"])
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "dash"])
@@ -238,8 +262,7 @@ def prepare(folder: Path) -> Layout:
         pidfile=folder / "qemu.pid",
         serial_log=folder / "serial.log",
         box=folder,
-        disk=folder / "disk,1.qcow2",
-        seed=folder / "seed.iso",
+        files={"disk": folder / "disk,1.qcow2", "seed": folder / "seed.iso"},
         sockets={name: folder / name for name in ("control", "events", "console")},
         sandbox=sys.platform == "linux",
     )
@@ -275,7 +298,7 @@ def test_qemu_finds_its_files_in_any_folder(name: str, tmp_path: Path) -> None:
         assert monitor.execute("query-name") == {"name": "web"}
         assert monitor.execute("query-status")["status"] == "prelaunch"
         blocks = {item["inserted"]["node-name"]: item for item in monitor.execute("query-block")}
-        assert blocks["disk"]["inserted"]["file"] == os.fspath(layout.disk)
+        assert blocks["disk"]["inserted"]["file"] == os.fspath(layout.files["disk"])
         assert blocks["disk"]["inserted"]["backing_file_depth"] == 1
         assert blocks["seed"]["inserted"]["ro"] is True
         assert monitor.hmp("hostfwd_add net0 tcp:127.0.0.1:0-:22") == ""
