@@ -45,6 +45,7 @@ from qup.model.network import (
     HostAction,
     NicPlan,
     NicRequest,
+    Tap,
     parse_forward,
 )
 from qup.model.plan import AcceleratorPlan, ExtraArguments, Plan
@@ -86,6 +87,7 @@ __all__ = [
     "QupError",
     "Result",
     "Settings",
+    "Tap",
     "Verdict",
     "hookimpl",
     "inspect_image",

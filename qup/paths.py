@@ -156,6 +156,11 @@ class RuntimeFolder(NamedTuple):
         return self.root / "console"
 
     @property
+    def agent(self) -> Path:
+        """The guest agent's port, where the machine has one."""
+        return self.root / "agent"
+
+    @property
     def ssh_master(self) -> Path:
         return self.root / "ssh.sock"
 
@@ -166,7 +171,8 @@ class RuntimeFolder(NamedTuple):
 
     def remove(self) -> None:
         """Remove the sockets, the link and the folder, and nothing that qup didn't put there."""
-        for path in (self.control, self.events, self.console, self.ssh_master, self.ssh):
+        sockets = (self.control, self.events, self.console, self.agent, self.ssh_master)
+        for path in (*sockets, self.ssh):
             with contextlib.suppress(OSError):
                 path.unlink()
         with contextlib.suppress(OSError):

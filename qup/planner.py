@@ -128,6 +128,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         nic = plan["nics"][0]
         netdev = {key: value for key, value in nic["plan"]["netdev"].items() if key != "hostname"}
         forwards = [Forward(**item) for item in nic["plan"]["forwards"]]
+        tap = nic["plan"].get("tap") or {}
         return {
             "cpus": str(plan["cpus"]),
             "memory": f"{plan['memory_mib']}M",
@@ -136,6 +137,10 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],
             "network": ", ".join(f"{key}={value}" for key, value in netdev.items()),
+            "network.interface": tap.get("interface") or "none",
+            "network.bridge": tap.get("bridge") or "none",
+            "network.host-address": tap.get("host_address") or "none",
+            "network.address": nic["plan"].get("ssh_address") or "none",
             "network.forward": ", ".join(str(item) for item in forwards) or "none",
             "qemu.program": plan["program"],
             "qemu.machine": plan["machine_type"],

@@ -72,6 +72,7 @@ def run(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     timeout: float | None = TIMEOUT,
+    pass_fds: Sequence[int] = (),
 ) -> Result:
     """Run a program to its end, with its output captured as text.
 
@@ -82,6 +83,7 @@ def run(
         cwd: the folder to run in.
         env: variables added to the environment.
         timeout: seconds until the program is killed; None waits for ever.
+        pass_fds: descriptors that it inherits under the same numbers.
 
     Raises:
         HostError: it is missing, may not be executed, ran too long, or (with check) failed.
@@ -98,6 +100,7 @@ def run(
             env={**os.environ, **env} if env else None,
             timeout=timeout,
             check=False,
+            pass_fds=pass_fds,
         )
     except FileNotFoundError as exc:
         if cwd is not None and not cwd.is_dir():

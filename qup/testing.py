@@ -306,7 +306,7 @@ def qemu_words(plan: Plan) -> list[str]:
         serial_log=folder / "serial.log",
         box=Path("/box"),
         files={disk.role: folder / _file_name(disk) for disk in plan.disks},
-        sockets={name: folder / name for name in ("control", "events", "console")},
+        sockets={name: folder / name for name in ("control", "events", "console", "agent")},
     )
     return words(build(plan, layout))
 

@@ -163,7 +163,8 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
         typer.echo(f"# box {item.box.name} is not here yet: 'qup box build {item.box.name}'")
     box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)
-    sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console}
+    sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console,
+               "agent": runtime.agent}  # fmt: skip
     arguments = build(item, layout_for(item, folder, box, program, sockets))
     if as_json:
         print_json(
@@ -171,7 +172,10 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
                                             for a in arguments]}
         )  # fmt: skip
         return
-    typer.echo(f"# machine {name}; qup hands the three sockets over as open descriptors instead")
+    typer.echo(f"# machine {name}; qup hands the sockets over as open descriptors instead")
+    for nic in item.nics:
+        if nic.plan.tap is not None:
+            typer.echo(f"# and {nic.plan.tap.interface} as well: it has to be there for this line")
     typer.echo(shell_command(arguments))
     typer.echo("")
     for argument in arguments:

@@ -113,6 +113,25 @@ class HostAction:
 
 
 @dataclass(frozen=True)
+class Tap:
+    """A tap of the host, which qup opens and hands to QEMU as a descriptor.
+
+    Attributes:
+        interface: its name. One that is there is attached to; one that isn't is made, and is
+            gone with QEMU.
+        bridge: the bridge that one made by qup is put on, or None.
+        host_address: the host's own address on one made by qup, with its prefix length, or None.
+        helper: without the right to make one, let qemu-bridge-helper make it, on ``bridge``;
+            its name is the kernel's choice then.
+    """
+
+    interface: str
+    bridge: str | None = None
+    host_address: str | None = None
+    helper: bool = False
+
+
+@dataclass(frozen=True)
 class NicPlan:
     """What a network mode answers.
 
@@ -123,6 +142,8 @@ class NicPlan:
             that qup adds itself.
         guest_address: the guest's own address if it is known beforehand.
         actions: what to do on the host before the start.
+        tap: the tap behind ``type=tap``; its descriptor is added to ``netdev`` at the start.
+        discover: the guest's address is not known beforehand: look for it while it boots.
     """
 
     netdev: dict[str, str]
@@ -130,3 +151,5 @@ class NicPlan:
     ssh_address: str | None = None
     guest_address: str | None = None
     actions: tuple[HostAction, ...] = field(default=())
+    tap: Tap | None = None
+    discover: bool = False

@@ -159,6 +159,11 @@ class Plan:
         """The machine's own disk."""
         return next(disk for disk in self.disks if disk.role == DISK)
 
+    @property
+    def guest_agent(self) -> bool:
+        """Whether the guest gets a port for its agent: only where its address is looked for."""
+        return any(nic.plan.discover for nic in self.nics)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``qup plan --json`` prints it."""
         return dataclasses.asdict(self)

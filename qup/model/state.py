@@ -12,6 +12,14 @@ _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 @dataclass(frozen=True)
+class TapLink:
+    """A tap that QEMU was given, and the bridge it was on at that time."""
+
+    interface: str
+    bridge: str | None = None
+
+
+@dataclass(frozen=True)
 class Launch:
     """The newest start of QEMU.
 
@@ -23,6 +31,9 @@ class Launch:
         ssh_address: where ssh finds the guest, once known.
         ssh_port: the port there.
         ready: ssh answered with the right host key.
+        ssh_source: what told ssh_address, for a guest with an address of its own; None for one
+            that is reached through a forward.
+        taps: interfaces of the host that the machine is connected to.
     """
 
     boot_id: str
@@ -32,6 +43,8 @@ class Launch:
     ssh_address: str | None = None
     ssh_port: int | None = None
     ready: bool = False
+    ssh_source: str | None = None
+    taps: tuple[TapLink, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,9 @@ class State:
         """
         known = {key: value for key, value in data.items() if key != "schema"}
         if known.get("launch") is not None:
-            known["launch"] = Launch(**known["launch"])
+            launch = dict(known["launch"])
+            links = launch.pop("taps", ())
+            known["launch"] = Launch(**launch, taps=tuple(TapLink(**link) for link in links))
         known["provisioned"] = tuple(known["provisioned"])
         state = cls(**known)
         if not _ID.fullmatch(state.id) or not isinstance(state.uuid, str):

@@ -20,6 +20,7 @@ from qup.api import (
     HostAction,
     NicPlan,
     Problem,
+    Tap,
     Verdict,
 )
 from qup.errors import PluginError, QupError
@@ -100,6 +101,8 @@ def _fault_of_nic(plan: Any) -> str | None:
             map(_is_command, (action.do, action.undo))
         ):
             return "actions has something that isn't a HostAction of two tuples of words"
+    if not isinstance(plan.tap, Tap | None):
+        return "tap isn't a Tap"
     return None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qup.model.drives import DISK
+from qup.model.network import Tap
 from qup.model.plan import Plan
 from qup.qemu.drives import describe_drives
 
@@ -24,6 +25,9 @@ X86 = ("x86_64", "i386")
 
 MONITORS = ("control", "events")
 CONSOLE = "console"
+AGENT = "agent"
+AGENT_PORT = "org.qemu.guest_agent.0"
+"""The name by which a guest agent finds its port (``qemu-ga(8)``)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,10 @@ class Layout:
         serial_log: the file that collects what the guest's console says.
         box: the folder with the box's ``kernel`` and ``initrd``.
         files: the file of each disk, by its role.
-        sockets: for each of ``control``, ``events`` and ``console`` a path to listen at, or
-            the number of a listening socket that QEMU inherits.
+        sockets: for each of ``control``, ``events`` and ``console`` (and ``agent``, if the plan
+            has one) a path to listen at, or the number of a listening socket that QEMU inherits.
+        taps: for each NIC with a tap (``net0``) the number of an open descriptor that QEMU
+            inherits; QEMU opens one that isn't here by its name.
         sandbox: confine QEMU by seccomp; for Linux.
     """
 
@@ -47,6 +53,7 @@ class Layout:
     box: Path
     files: Mapping[str, Path] = field(default_factory=dict)
     sockets: Mapping[str, Path | int] = field(default_factory=dict)
+    taps: Mapping[str, int] = field(default_factory=dict)
     sandbox: bool = True
 
 
@@ -110,9 +117,11 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield from _processor(plan)
     yield from _confinement(layout)
     yield from _channels(layout)
+    if plan.guest_agent:
+        yield from _agent(layout)
     yield from _boot(plan, layout)
     yield from _disks(plan, layout)
-    yield from _network(plan)
+    yield from _network(plan, layout)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
     if plan.box.arch in X86:
         yield Argument(("-device", "pvpanic-pci"), "qup: a kernel's panic is told")
@@ -157,6 +166,14 @@ def _channels(layout: Layout) -> Iterator[Argument]:
     yield Argument(("-serial", f"chardev:{CONSOLE}"), "qup: console")
 
 
+def _agent(layout: Layout) -> Iterator[Argument]:
+    origin = "qup: guest agent"
+    port = {"chardev": AGENT, "name": AGENT_PORT}
+    yield Argument(("-chardev", _socket(AGENT, layout, {})), origin)
+    yield Argument(("-device", "virtio-serial-pci"), origin)
+    yield Argument(("-device", option_string("virtserialport", port)), origin)
+
+
 def _socket(name: str, layout: Layout, more: Mapping[str, str]) -> str:
     place = layout.sockets[name]
     where = {"fd": str(place)} if isinstance(place, int) else {"path": os.fspath(place)}
@@ -180,10 +197,24 @@ def _disks(plan: Plan, layout: Layout) -> Iterator[Argument]:
         yield Argument(("-device", option_string(drive.driver, drive.properties)), origin)
 
 
-def _network(plan: Plan) -> Iterator[Argument]:
+def netdev_name(index: int) -> str:
+    """QEMU's name for what a NIC is connected to."""
+    return f"net{index}"
+
+
+def _tap(name: str, tap: Tap, layout: Layout) -> dict[str, str]:
+    """How QEMU comes by a tap. By its name it is for pasting: qup hands over a descriptor."""
+    if name in layout.taps:
+        return {"fd": str(layout.taps[name])}
+    return {"ifname": tap.interface, "script": "no", "downscript": "no"}
+
+
+def _network(plan: Plan, layout: Layout) -> Iterator[Argument]:
     for index, nic in enumerate(plan.nics):
-        name = f"net{index}"
+        name = netdev_name(index)
         backend = dict(nic.plan.netdev)
+        if nic.plan.tap is not None:
+            backend |= _tap(name, nic.plan.tap, layout)
         netdev = option_string(backend.pop("type"), {"id": name, **backend})
         # No boot ROM: a guest that never boots from the network starts sooner without.
         device = {"netdev": name, "mac": nic.mac, "romfile": ""}

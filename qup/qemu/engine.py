@@ -19,11 +19,13 @@ from pathlib import Path
 from qup.errors import MachineError
 from qup.files import explain_os_error
 from qup.model.plan import Plan
+from qup.model.state import TapLink
 from qup.paths import MachineFolder, RuntimeFolder, create_runtime
 from qup.process import describe_exit, missing_program, quote
-from qup.qemu.argv import Layout, build
+from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
 from qup.qemu.qmp import MonitorError, Qmp
+from qup.qemu.tap import OpenTap, open_tap
 
 GREETING_TIMEOUT = 20.0
 """Seconds until QEMU must have greeted; it takes 0.1 s unless the host is starved."""
@@ -33,12 +35,15 @@ SAID_LIMIT = 4000
 
 @dataclass
 class Engine:
-    """A QEMU that this process has just started, and the monitors it watches it with."""
+    """A QEMU that this process has just started, the monitors it watches it with, and the
+    taps it was given.
+    """
 
     process: subprocess.Popen[bytes]
     control: Qmp
     events: Qmp
     log: Path
+    taps: tuple[TapLink, ...] = ()
 
     def close(self) -> None:
         """Leave the monitors to others; QEMU runs on."""
@@ -68,6 +73,7 @@ def start(
         cwd: the folder QEMU runs in.
 
     Raises:
+        HostError: a tap can't be had.
         MachineError: QEMU refused, died or hung; the details are its own words.
         StateError: the machine runs already.
     """
@@ -81,11 +87,24 @@ def start(
             "events": stack.enter_context(_listen(runtime.events)),
             "console": stack.enter_context(_listen(runtime.console)),
         }
+        if plan.guest_agent:
+            sockets["agent"] = stack.enter_context(_listen(runtime.agent))
         numbers: dict[str, Path | int] = {name: item.fileno() for name, item in sockets.items()}
-        arguments = build(plan, replace(layout, sockets=numbers))
+        taps = {name: stack.enter_context(opened) for name, opened in _open_taps(plan)}
+        fds = {name: tap.fd for name, tap in taps.items()}
+        arguments = build(plan, replace(layout, sockets=numbers, taps=fds))
         argv = [word for argument in arguments for word in argument.words]
-        process = _spawn(argv, log, cwd, [alive, *(item.fileno() for item in sockets.values())])
-    return _greet(process, plan.identity.name, runtime, log)
+        inherited = [alive, *(item.fileno() for item in sockets.values()), *fds.values()]
+        process = _spawn(argv, log, cwd, inherited)
+    engine = _greet(process, plan.identity.name, runtime, log)
+    engine.taps = tuple(tap.link for tap in taps.values())
+    return engine
+
+
+def _open_taps(plan: Plan) -> Iterator[tuple[str, contextlib.AbstractContextManager[OpenTap]]]:
+    for index, nic in enumerate(plan.nics):
+        if nic.plan.tap is not None:
+            yield netdev_name(index), open_tap(nic.plan.tap, nic.mac)
 
 
 @contextlib.contextmanager
