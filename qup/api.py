@@ -27,6 +27,20 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
+from qup.downloads import (
+    Digest,
+    Downloaded,
+    OfflineError,
+    Report,
+    download,
+    fetch_json,
+    fetch_text,
+    find_digest,
+    has_changed,
+    is_offline,
+    redact_url,
+    split_digest,
+)
 from qup.errors import (
     BoxError,
     ConfigError,
@@ -65,6 +79,8 @@ __all__ = [
     "Check",
     "Command",
     "ConfigError",
+    "Digest",
+    "Downloaded",
     "Event",
     "ExtraArguments",
     "Finding",
@@ -79,20 +95,30 @@ __all__ = [
     "NetworkMode",
     "NicPlan",
     "NicRequest",
+    "OfflineError",
     "Plan",
     "PluginError",
     "Problem",
     "ProvisionError",
     "Provisioner",
     "QupError",
+    "Report",
     "Result",
     "Settings",
     "Tap",
     "Verdict",
+    "download",
+    "fetch_json",
+    "fetch_text",
+    "find_digest",
+    "has_changed",
     "hookimpl",
     "inspect_image",
+    "is_offline",
     "parse_forward",
+    "redact_url",
     "run",
+    "split_digest",
 ]
 
 hookimpl = pluggy.HookimplMarker("qup")
@@ -227,11 +253,12 @@ class BoxSource(Protocol):
         """
 
     def fetch(
-        self, spec: BoxSpec, project: Path, into: Path, report: Callable[[str], None]
+        self, spec: BoxSpec, project: Path, into: Path, report: Report
     ) -> Mapping[str, object]:
         """Make the box's files (``kernel``, ``initrd``, ``disk.qcow2``) in an empty folder.
 
-        ``report`` takes lines about how far it is. Returns details worth remembering.
+        ``report`` takes lines about how far it is; :func:`download` takes it as it is. Returns
+        details worth remembering.
 
         Raises:
             BoxError: it can't be had; the hint says what to do.

@@ -290,6 +290,11 @@ def boxes_root() -> Path:
     return cache_root() / "boxes"
 
 
+def downloads_root() -> Path:
+    """Files that are only partly here; can be deleted when no qup runs."""
+    return cache_root() / "downloads"
+
+
 def index_root() -> Path:
     return state_root() / "machines"
 

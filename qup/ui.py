@@ -26,6 +26,9 @@ JSON_SCHEMA = 1
 _QUIET_PHASE = 0.3
 """Seconds that a phase may take before plain output says that it has begun."""
 
+_PROGRESS_LINES = 5.0
+"""Seconds between two lines of plain output about the same download."""
+
 
 class Interface:
     """A listener that is also a context manager; the default says nothing."""
@@ -62,6 +65,7 @@ class Plain(Interface):
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console_seen: tuple[str, ...] = ()
+        self._progress_due = 0.0
 
     def _write(self, machine: str, text: str) -> None:
         prefix = f"{machine}: " if machine else ""
@@ -74,7 +78,8 @@ class Plain(Interface):
             case events.PhaseEnded():
                 self._write(event.machine, _describe_phase(event))
             case events.Progress():
-                self._write(event.machine, f"  {event.text}")
+                if event.done is None or self._is_due():
+                    self._write(event.machine, f"  {event.text}")
             case events.Message():
                 label = "warning: " if event.level == "warning" else ""
                 self._write(event.machine, f"{label}{event.text}")
@@ -87,6 +92,13 @@ class Plain(Interface):
                     self._write(event.machine, f"  | {line}")
             case events.Output():
                 self._write(event.machine, f"  {event.text}")
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        due = now >= self._progress_due
+        if due:
+            self._progress_due = now + _PROGRESS_LINES
+        return due
 
 
 class Live(Interface):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from qup import files, store
+from qup import files, locks, store
 from qup.errors import HostError, QupError, StateError
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, Project, index_root, undo_root
@@ -186,7 +186,7 @@ def test_removing_is_complete_and_can_be_repeated(folder: MachineFolder) -> None
 
 
 def hold(path: Path, ready: multiprocessing.synchronize.Event, seconds: float) -> None:
-    with store.lock(path, what="it", timeout=5.0):
+    with locks.lock(path, what="it", timeout=5.0):
         ready.set()
         time.sleep(seconds)
 
@@ -210,7 +210,7 @@ def test_a_lock_waits_says_for_whom_and_gives_up(
     began = time.monotonic()
     with (
         pytest.raises(StateError) as caught,
-        store.lock(tmp_path / "lock", what="machine web", timeout=0.4, on_wait=told.append),
+        locks.lock(tmp_path / "lock", what="machine web", timeout=0.4, on_wait=told.append),
     ):
         pytest.fail("it is held")
     assert 0.3 < time.monotonic() - began < 3
@@ -225,24 +225,24 @@ def test_a_lock_is_free_when_its_holder_is_killed(
     tmp_path: Path, holder: multiprocessing.Process
 ) -> None:
     threading.Timer(0.3, holder.kill).start()
-    with store.lock(tmp_path / "lock", what="it", timeout=10.0):
-        found = store.read_holder(tmp_path / "lock")
+    with locks.lock(tmp_path / "lock", what="it", timeout=10.0):
+        found = locks.read_holder(tmp_path / "lock")
         assert found is not None
         assert found.pid == os.getpid()
 
 
 def test_a_file_that_is_left_over_locks_nobody_out(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text('{"pid": 1, "command": "qup", "user": "x", "since": 0}')
-    with store.lock(tmp_path / "lock", what="it", timeout=0.0):
+    with locks.lock(tmp_path / "lock", what="it", timeout=0.0):
         pass
     (tmp_path / "lock").write_text("nonsense")
-    with store.lock(tmp_path / "lock", what="it", timeout=0.0):
+    with locks.lock(tmp_path / "lock", what="it", timeout=0.0):
         pass
 
 
 def test_a_lock_is_freed_by_an_error(tmp_path: Path) -> None:
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), store.lock(tmp_path / "l", what="it", timeout=0.0):
+        with pytest.raises(ZeroDivisionError), locks.lock(tmp_path / "l", what="it", timeout=0.0):
             1 / 0  # noqa: B018
 
 
@@ -250,14 +250,14 @@ def test_a_lock_that_can_not_be_made(tmp_path: Path) -> None:
     (tmp_path / "lock").mkdir()
     with (
         pytest.raises(QupError, match="lock"),
-        store.lock(tmp_path / "lock", what="it", timeout=0.0),
+        locks.lock(tmp_path / "lock", what="it", timeout=0.0),
     ):
         pass
 
 
 def count(path: Path, number: int) -> None:
     for _ in range(number):
-        with store.lock(path / "lock", what="it", timeout=30.0):
+        with locks.lock(path / "lock", what="it", timeout=30.0):
             total = int((path / "total").read_text())
             time.sleep(0.001)
             (path / "total").write_text(str(total + 1))

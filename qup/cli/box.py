@@ -12,11 +12,12 @@ from qup.boxes.cache import BoxCache
 from qup.cli.common import AsJson, Quiet, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import BoxError, ConfigError
+from qup.locks import lock
 from qup.model.box import Box
 from qup.model.units import format_size
 from qup.paths import Project, boxes_root
 from qup.runner.context import Context
-from qup.store import indexed, lock, read_state
+from qup.store import indexed, read_state
 from qup.ui import open_interface
 
 app = typer.Typer(

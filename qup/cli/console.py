@@ -17,10 +17,10 @@ import typer
 from qup.cli.common import Name
 from qup.cli.main import globals_of
 from qup.errors import MachineError
+from qup.locks import lock
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.runner.observe import require_alive
 from qup.runner.roster import read_roster
-from qup.store import lock
 
 DETACH = b"\x1d"
 """Ctrl-], as telnet and virsh have it."""

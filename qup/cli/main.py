@@ -203,6 +203,10 @@ def root(
             help="Seconds to wait for another qup that works on the same machine.",
         ),
     ] = 60.0,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="Use no network: boxes come from the cache (QUP_OFFLINE)."),
+    ] = False,
     version: Annotated[  # noqa: ARG001  its callback does the work
         bool,
         typer.Option(
@@ -216,6 +220,10 @@ def root(
     """
     from qup.cli.common import Globals
 
+    if offline:
+        from qup.downloads import set_offline
+
+        set_offline()
     ctx.obj = Globals(directory or Path(), lock_timeout)
 
 

@@ -43,12 +43,16 @@ class PhaseEnded(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """How far a phase is: a line of text, and bytes or steps where they are known."""
+    """How far a phase is: a line of text, and for downloads bytes, bytes a second, and the
+    seconds that are left, where they are known.
+    """
 
     kind: ClassVar[str] = "progress"
     text: str
     done: int | None = None
     total: int | None = None
+    speed: float | None = None
+    left: float | None = None
 
 
 @dataclass(frozen=True)

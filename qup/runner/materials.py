@@ -10,12 +10,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 from qup import images
 from qup.boxes.cache import DISK
 from qup.errors import BoxError, MachineError, StateError
 from qup.guest.keys import ensure_keys
 from qup.guest.seed import build_files, write_iso
+from qup.locks import lock
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Progress
@@ -26,7 +28,6 @@ from qup.paths import MachineFolder, SshFolder
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.prepare import find_box
-from qup.store import lock
 
 FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""
@@ -62,9 +63,11 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
 
 def _fetch(ctx: Context, machine: str, spec: BoxSpec, into: Path) -> Mapping[str, object]:
     source = ctx.plugins.box_sources[spec.source]
-    details = source.fetch(
-        spec, ctx.project.root, into, lambda text: ctx.emit(Progress(machine, text))
-    )
+
+    def report(text: str, **numbers: Any) -> None:
+        ctx.emit(Progress(machine, text, **numbers))
+
+    details = source.fetch(spec, ctx.project.root, into, report)
     if spec.disk:
         images.inspect_header(into / DISK, "qcow2")
     return details

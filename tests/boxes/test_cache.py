@@ -14,8 +14,8 @@ import pytest
 
 from qup.boxes.cache import BoxCache
 from qup.errors import BoxError, HostError
+from qup.locks import lock
 from qup.model.box import Box, BoxSpec
-from qup.store import lock
 
 SPEC = BoxSpec("tiny", "tiny", "x86_64", "1.0", "key-1")
 FILES = {"kernel": b"k" * 1000, "initrd": b"i" * 2000, "disk.qcow2": b"d" * 3000}

@@ -1,0 +1,103 @@
+"""Which addresses are refused, and what is printed of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from qup.downloads import Digest, check_url, is_offline, parse_sums, redact_url, split_digest
+from qup.downloads.addresses import follow_redirect
+from qup.errors import BoxError
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:secret@example.org/x.iso", "https://example.org/x.iso"),
+        ("https://example.org:8443/x?token=secret#frag", "https://example.org:8443/x?…"),
+        ("https://user:secret@[::1/x", "https://[::1/x"),
+        ("https://example.org/\x1b[31m", "https://example.org/\ufffd[31m"),
+    ],
+)
+def test_nothing_secret_is_shown(url: str, shown: str) -> None:
+    assert redact_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("file:///etc/passwd", "no http or https"),
+        ("ftp://example.org/x", "no http or https"),
+        ("https:///x", "no http or https"),
+        ("https://user:secret@example.org/x", "netrc"),
+        ("https://user@example.org/x", "netrc"),
+        ("http://example.org/x", "plain http"),
+        ("https://example.org:port/x", "no address"),
+        ("https://example.org/a b", "spaces"),
+        ("https://example.org/a\nb", "no address|spaces"),
+    ],
+)
+def test_refused_addresses(url: str, match: str) -> None:
+    with pytest.raises(BoxError) as caught:
+        check_url(url)
+    text = f"{caught.value.message} {caught.value.hint}"
+    assert any(part in text for part in match.split("|"))
+    assert "secret" not in text
+
+
+def test_a_digest_makes_plain_http_safe() -> None:
+    check_url("http://example.org/x", vouched=True)
+    check_url("http://127.0.0.1:8000/x")
+    check_url("http://localhost/x")
+
+
+@pytest.mark.parametrize(
+    ("location", "match"),
+    [
+        ("http://example.org/y", "from https to http"),
+        ("https://127.0.0.1/y", "to this computer"),
+        ("https://localhost/y", "to this computer"),
+        ("https://169.254.169.254/latest/meta-data", "to this computer"),
+        ("https://[::ffff:127.0.0.1]/y", "to this computer"),
+        ("https://0.0.0.0/y", "to this computer"),
+    ],
+)
+def test_redirects_that_are_not_followed(location: str, match: str) -> None:
+    with pytest.raises(BoxError, match=match):
+        follow_redirect("https://example.org/x", location, vouched=True)
+
+
+def test_relative_redirects() -> None:
+    assert (
+        follow_redirect("https://example.org/a/x", "../y", vouched=False) == "https://example.org/y"
+    )
+
+
+def test_a_digest_in_the_address() -> None:
+    digits = "a" * 64
+    assert split_digest(f"https://h/x.iso#sha256={digits}") == (
+        "https://h/x.iso",
+        f"sha256:{digits}",
+    )
+    assert split_digest("https://h/x.iso") == ("https://h/x.iso", None)
+    assert str(Digest.parse(digits)) == f"sha256:{digits}"
+
+
+@pytest.mark.parametrize("text", ["", "sha256:", "md5:" + "a" * 32, "sha512:" + "a" * 64, "g" * 64])
+def test_what_is_no_digest(text: str) -> None:
+    with pytest.raises(BoxError, match="no SHA-256"):
+        Digest.parse(text)
+
+
+def test_names_must_match_as_a_whole() -> None:
+    digits = "a" * 64
+    assert parse_sums(f"{digits}  xguest.iso\n", "guest.iso") is None
+    assert parse_sums(f"{digits}  guest.iso\n", "guest.iso") == f"sha256:{digits}"
+    assert parse_sums(f"{'a' * 40}  guest.iso\n", "guest.iso") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "offline"), [("1", True), ("yes", True), ("0", False), ("", False)]
+)
+def test_the_variable(value: str, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUP_OFFLINE", value)
+    assert is_offline() is offline
