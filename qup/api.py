@@ -55,12 +55,15 @@ from qup.images import inspect_image
 from qup.model.box import Box, BoxFile, BoxSpec
 from qup.model.events import Event
 from qup.model.network import (
+    AddressPlan,
     Forward,
     HostAction,
     NicPlan,
     NicRequest,
+    PortRange,
     Tap,
     parse_forward,
+    parse_port_range,
 )
 from qup.model.plan import AcceleratorPlan, ExtraArguments, Plan
 from qup.process import Result, run
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Accelerator",
     "AcceleratorPlan",
+    "AddressPlan",
     "Box",
     "BoxError",
     "BoxFile",
@@ -98,6 +102,7 @@ __all__ = [
     "OfflineError",
     "Plan",
     "PluginError",
+    "PortRange",
     "Problem",
     "ProvisionError",
     "Provisioner",
@@ -116,6 +121,7 @@ __all__ = [
     "inspect_image",
     "is_offline",
     "parse_forward",
+    "parse_port_range",
     "redact_url",
     "run",
     "split_digest",
@@ -189,7 +195,8 @@ class NetworkMode(Protocol):
     Attributes:
         name: its word in ``network.mode``.
         summary: one line for lists and docs.
-        options: the model of the other keys of ``[machine.network]``.
+        options: the model of the other keys of ``[machine.network]``, and of each of
+            ``[[machine.networks]]``.
     """
 
     @property

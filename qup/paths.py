@@ -89,6 +89,11 @@ class MachineFolder(NamedTuple):
         return self.root / "plan.json"
 
     @property
+    def forwards(self) -> Path:
+        """Which of the open forwards are the Qupfile's."""
+        return self.root / "forwards.json"
+
+    @property
     def disk(self) -> Path:
         return self.root / "disk.qcow2"
 

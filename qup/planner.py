@@ -8,7 +8,7 @@ from typing import Any
 
 from qup.drives import plan_disks
 from qup.model.box import BoxSpec
-from qup.model.config import MachineConfig
+from qup.model.config import MachineConfig, NetworkUse
 from qup.model.drives import DEFAULT, VIRTIO
 from qup.model.network import Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
@@ -16,6 +16,7 @@ from qup.model.plan import (
     ExtraArguments,
     Identity,
     Nic,
+    NicSeed,
     Plan,
     ProvisionStep,
     SeedPlan,
@@ -36,6 +37,8 @@ class Facts:
         box_digest: the digest of the box's content, when it is here already.
         provision: the steps with their digests.
         user_data: what the file of ``userdata`` says, if one is named.
+        project: see :class:`~qup.model.network.NicRequest`.
+        resolvers: the host's DNS servers.
     """
 
     machine_type: str
@@ -44,13 +47,20 @@ class Facts:
     box_digest: str | None
     provision: tuple[ProvisionStep, ...] = ()
     user_data: str | None = None
+    project: str = ""
+    resolvers: tuple[str, ...] = ()
+
+
+SSH_ONLY = NicPlan({"type": "user", "restrict": "on", "ipv6": "off", "net": "10.0.255.0/24"})
+"""The NIC of a machine that the host reaches by no other: nothing goes through but ssh. Its
+network is beside those of the mode ``user``."""
 
 
 def plan_machine(
     config: MachineConfig,
     facts: Facts,
     identity: Identity,
-    plan_nic: Callable[[NicRequest], NicPlan],
+    plan_nic: Callable[[NetworkUse, NicRequest], NicPlan],
 ) -> Plan:
     """Plan one machine.
 
@@ -58,11 +68,10 @@ def plan_machine(
         config: what was asked.
         facts: what the plan depends on besides.
         identity: who the machine is.
-        plan_nic: the network mode's plan with the machine's options bound to it.
+        plan_nic: asks a NIC's network mode for its plan.
     """
     settings = config.settings
-    mac = make_mac(identity.id, 0)
-    nic = plan_nic(NicRequest(config.name, config.hostname, 0, mac))
+    nics = _plan_nics(config, facts, identity, plan_nic)
     return Plan(
         identity=identity,
         box=facts.box,
@@ -74,17 +83,36 @@ def plan_machine(
         cpus=settings.cpus,
         memory_mib=settings.memory // MIB,
         disks=plan_disks(config, facts.box, facts.machine_type),
-        nics=(Nic(settings.network.mode, mac, nic),),
+        nics=nics,
         seed=SeedPlan(
             instance_id=identity.uuid,
             hostname=config.hostname,
             user=settings.ssh.user or facts.box.user,
             user_data=facts.user_data if settings.userdata else settings.user_data,
+            nics=tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics),
         ),
         boot_timeout=settings.boot_timeout,
         provision=facts.provision,
         extra=(ExtraArguments(settings.qemu.args, "qemu.args"),) if settings.qemu.args else (),
     )
+
+
+def _plan_nics(
+    config: MachineConfig,
+    facts: Facts,
+    identity: Identity,
+    plan_nic: Callable[[NetworkUse, NicRequest], NicPlan],
+) -> tuple[Nic, ...]:
+    nics = []
+    for index, use in enumerate(config.nics):
+        mac = make_mac(identity.id, index)
+        request = NicRequest(
+            config.name, config.hostname, index, mac, facts.project, facts.resolvers
+        )
+        nics.append(Nic(use.mode, mac, plan_nic(use, request)))
+    if not any(nic.plan.reachable for nic in nics):
+        nics.append(Nic("user", make_mac(identity.id, len(nics)), SSH_ONLY))
+    return tuple(nics)
 
 
 def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:
@@ -113,6 +141,25 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     ]
 
 
+def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """A plan that was carried out with the forwards of a newer one: they need no restart.
+
+    Args:
+        old: the plan that was carried out, as :meth:`Plan.to_dict` gives it.
+        new: the plan for now, in the same form.
+    """
+    try:
+        nics = [
+            {**nic, "plan": {**nic["plan"], "forwards": [*fresh["plan"]["forwards"]]}}
+            if nic["mode"] == fresh["mode"]
+            else nic
+            for nic, fresh in zip(old["nics"], new["nics"], strict=False)
+        ]
+        return {**old, "nics": [*nics, *old["nics"][len(nics) :]]}
+    except (KeyError, TypeError):  # written by another version of qup
+        return dict(old)
+
+
 def _disks_in_words(disks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     (main,) = (disk for disk in disks if disk["role"] == "disk")
     return {
@@ -125,8 +172,7 @@ def _disks_in_words(disks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     try:
-        nic = plan["nics"][0]
-        netdev = {key: value for key, value in nic["plan"]["netdev"].items() if key != "hostname"}
+        nic, *others = plan["nics"]
         forwards = [Forward(**item) for item in nic["plan"]["forwards"]]
         tap = nic["plan"].get("tap") or {}
         return {
@@ -136,17 +182,26 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "hostname": plan["seed"]["hostname"],
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],
-            "network": ", ".join(f"{key}={value}" for key, value in netdev.items()),
             "network.interface": tap.get("interface") or "none",
             "network.bridge": tap.get("bridge") or "none",
             "network.host-address": tap.get("host_address") or "none",
             "network.address": nic["plan"].get("ssh_address") or "none",
+            "network": _netdev_in_words(nic),
             "network.forward": ", ".join(str(item) for item in forwards) or "none",
+            "networks": "; ".join(f"{one['mode']} {_netdev_in_words(one)}" for one in others)
+            or "none",
             "qemu.program": plan["program"],
             "qemu.machine": plan["machine_type"],
             "qemu.accelerator": plan["accelerator"]["name"],
             "qemu.cpu": plan["cpu"],
             "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
         }
-    except (KeyError, TypeError, IndexError):  # written by another version of qup
+    except (KeyError, TypeError, ValueError):  # written by another version of qup
         return {}
+
+
+def _netdev_in_words(nic: Mapping[str, Any]) -> str:
+    """What a NIC is connected to; its guest's name is said elsewhere."""
+    words = {key: value for key, value in nic["plan"]["netdev"].items() if key != "hostname"}
+    words["address"] = " ".join(nic["plan"].get("address", {}).get("addresses", ()))
+    return ", ".join(f"{key}={value}" for key, value in words.items() if value)

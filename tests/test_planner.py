@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.network import make_mac
 from qup.model.plan import AcceleratorPlan, ExtraArguments, Identity, Plan, ProvisionStep
-from qup.planner import Facts, add_arguments, describe_change, plan_machine
+from qup.planner import Facts, add_arguments, describe_change, plan_machine, take_forwards
 from tests.qupfile_registry import FakeRegistry
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,6 +60,14 @@ args = ["-device", "usb-tablet,id=x", "--", "a b"]
 [[machine.provision]]
 shell = { inline = "true" }
 """,
+    "networks": """
+[machine.network]
+ports = "40000-40009"
+[[machine.networks]]
+forward = ["8080:80"]
+[[machine.networks]]
+isolate = true
+""",
     "inherited": """
 [machine]
 memory = "512M"
@@ -81,7 +88,7 @@ def machine(text: str, **given: Any) -> MachineConfig:
 
 
 def make(config: MachineConfig, facts: Facts = FACTS, identity: Identity = IDENTITY) -> Plan:
-    return plan_machine(config, facts, identity, partial(NETWORK.plan, config.network))
+    return plan_machine(config, facts, identity, lambda use, nic: NETWORK.plan(use.options, nic))
 
 
 @pytest.mark.parametrize("name", QUPFILES)
@@ -146,6 +153,7 @@ CHANGES = [
     ('hostname = "a"', 'hostname = "b"', "hostname: a -> b"),
     ('qemu = { cpu = "max" }', 'qemu = { cpu = "qemu64" }', "qemu.cpu: max -> qemu64"),
     ("qemu = { args = [] }", 'qemu = { args = ["-a"] }', "qemu.args:  -> -a"),
+    ("networks = []", 'networks = [{mode = "user"}]', "networks: none -> user type=user"),
     ("network = { isolate = false }", "network = { isolate = true }", "restrict=on"),
     ('ssh = { user = "a" }', 'ssh = { user = "b" }', "ssh.user: a -> b"),
 ]
@@ -157,6 +165,21 @@ def test_a_change_is_said_in_the_words_of_the_qupfile(old: str, new: str, said: 
     changes = describe_change(json.loads(json.dumps(before)), after)
     assert said in "; ".join(changes)
     assert describe_change(before, before) == []
+
+
+def test_forwards_are_no_change_that_needs_a_restart() -> None:
+    old, new = (
+        make(machine(f"[machine.network]\nforward = [{rule}]\n[[machine.networks]]\n")).to_dict()
+        for rule in ("'1:80'", "'2:80', '0:81'")
+    )
+    (said,) = describe_change(old, new)
+    assert said == "network.forward: 127.0.0.1:1:80 -> 127.0.0.1:2:80, 127.0.0.1:0:81"
+    stored = json.loads(json.dumps(old))
+    assert take_forwards(stored, new) == json.loads(json.dumps(new))
+    assert take_forwards(stored, old) == stored
+    one_nic = make(machine("")).to_dict()
+    assert len(take_forwards(old, one_nic)["nics"]) == 2
+    assert take_forwards({"nics": [3]}, new) == {"nics": [3]}
 
 
 @pytest.mark.parametrize("stored", [{}, {"nics": []}, {"nics": [3]}, {"nics": [{"plan": None}]}])

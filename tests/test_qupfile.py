@@ -666,6 +666,72 @@ def test_a_forward_that_two_machines_inherit_is_refused() -> None:
     assert (found.line, found.col) == (2, 12)
 
 
+# -- several NICs -----------------------------------------------------------------------------
+
+
+def test_more_nics_have_modes_and_options_of_their_own() -> None:
+    found = machine(
+        "[machine.network]\nforward = ['1:80']\n"
+        "[[machine.networks]]\nmode = 'tap'\ntap = 'tap1'\n"
+        "[[machine.networks]]\nforward = ['2:80']\n"
+    )
+    assert [use.mode for use in found.nics] == ["user", "tap", "user"]
+    assert found.networks[0].options.tap == "tap1"  # type: ignore[attr-defined]
+    assert found.networks[1].options.forward[0].host == 2  # type: ignore[attr-defined]
+
+
+def test_the_origin_of_every_option_of_a_nic_is_known() -> None:
+    origins = load("[[machine.networks]]\nmode = 'tap'\ntap = 'tap1'").origins["default"]
+    assert origins["networks.0.mode"] == Origin("Qupfile", "Qupfile:2:1")
+    assert origins["networks.0.tap"] == Origin("Qupfile", "Qupfile:3:1")
+    assert origins["networks.0.queue-size"] == Origin("default")
+    set_one = load("", assignments=["networks=[{mode='user', isolate=true}]"]).origins["default"]
+    assert set_one["networks.0.isolate"] == Origin("command line", "--set networks")
+
+
+def test_a_machines_list_of_nics_replaces_the_shared_one() -> None:
+    text = "[[machine.networks]]\n[machines.a]\n[machines.b]\nnetworks = []\n"
+    nics = {name: len(found.nics) for name, found in load(text).machines.items()}
+    assert nics == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("mode = 'usr'", "2:8 unknown network mode 'usr'", "did you mean 'user'?"),
+        ("mode = 'tap'", "1:1 'tap' is missing", None),
+        ("mode = 'tap'\ntap = 3", "3:7 expected text in quotes, got the number 3", None),
+        ("forwards = []", "2:1 unknown key 'forwards'", "did you mean 'forward'?"),
+        ("restrict = true", "2:1 unknown key 'restrict'", "did you mean 'isolate'?"),
+        ("memory = 3", "2:1 unknown key 'memory'", "'memory' belongs in [machine]"),
+        ("mod = 'user'", "2:1 unknown key 'mod'", "did you mean 'mode'?"),
+        ("forward = ['x']", "2:12 'x' is not a forward", None),
+    ],
+)
+def test_what_is_wrong_with_a_nic_is_said_where_it_stands(
+    text: str, said: str, hint: str | None
+) -> None:
+    found = one(f"[[machine.networks]]\n{text}\n")
+    assert f"{found.line}:{found.col} {found.message}".startswith(said)
+    assert found.hint == hint
+
+
+@pytest.mark.parametrize("text", ["networks = 3", "networks = {}", "networks = [3]"])
+def test_nics_are_a_list_of_tables(text: str) -> None:
+    assert "expected a" in one(f"[machine]\n{text}\n").message
+
+
+def test_nics_are_not_without_number() -> None:
+    assert "too many items: the most is 7" in one("[[machine.networks]]\n" * 8).message
+
+
+def test_a_host_port_for_two_nics_is_refused() -> None:
+    text = "[machine.network]\nforward = ['1:80']\n[[machine.networks]]\nforward = ['1:81']\n"
+    found = one(text)
+    assert (found.line, found.col) == (4, 12)
+    assert "is forwarded twice" in found.message
+
+
 def test_one_machine_is_primary() -> None:
     found = one("[machines.a]\nprimary = true\n[machines.b]\nprimary = true")
     assert (found.line, found.col) == (4, 11)

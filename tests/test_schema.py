@@ -92,6 +92,8 @@ VALID = [
     "[[machine.provision]]\nfile = {source = 'a', target = 'b'}",
     "[machine.qemu]\ncpu = 'max,+x,-y,z=on'\nargs = ['-s', '']\naccelerator = 'kvm'",
     "[machine.ssh]\nuser = 'me'",
+    "[[machine.networks]]\n[[machine.networks]]\nmode = 'tap'\ntap = 'tap1'",
+    "[[machines.a.networks]]\nforward = ['8080:80']",
 ]
 
 INVALID = [

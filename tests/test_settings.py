@@ -51,6 +51,11 @@ TABLE = [
     Row("ssh.user", ('"one"', "two", "three"), ("one", "two", "three")),
     Row("network.mode", ('"user"', "user", "user"), ("user", "user", "user")),
     Row(
+        "network.ports",
+        ('"1-2"', "40000-40009", "40010-40019"),
+        ("1-2", "40000-40009", "40010-40019"),
+    ),
+    Row(
         "qemu.program",
         ('"qemu-system-x86_64"', "/one/two", "qemu-system-i386"),
         ("qemu-system-x86_64", "/one/two", "qemu-system-i386"),

@@ -18,15 +18,18 @@ from qup.api import (
     NetworkMode,
     NicPlan,
     NicRequest,
+    PortRange,
     Problem,
     hookimpl,
     parse_forward,
+    parse_port_range,
 )
 
 if TYPE_CHECKING:
     from qup.api import Settings
 
-_GUEST_ADDRESS = "10.0.2.15"
+_FIRST_SUBNET = 2
+"""The third byte of the first NIC's network; QEMU's own default."""
 
 
 class UserNetwork:
@@ -53,7 +56,12 @@ class UserNetwork:
         netdev = {"type": "user", "hostname": nic.hostname, "ipv6": "off"}
         if options.isolate:
             netdev["restrict"] = "on"
-        return NicPlan(netdev, forwards=options.forward, guest_address=_GUEST_ADDRESS)
+        subnet = f"10.0.{_FIRST_SUBNET + nic.index}"
+        if nic.index:  # two cards can't be in one network: the guest would use only one
+            netdev["net"] = f"{subnet}.0/24"
+        return NicPlan(
+            netdev, forwards=options.forward, guest_address=f"{subnet}.15", ports=options.ports
+        )
 
 
 @hookimpl
@@ -82,13 +90,19 @@ def _options() -> type[Settings]:
     # pydantic takes 50 ms: it is loaded where a Qupfile is validated, not with this plugin.
     from typing import Annotated
 
-    from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+    from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
     from qup.api import Settings
 
     schema = {"type": "string", "examples": ["8080:80", "127.0.0.1:5353:53/udp", "0:8000"]}
     rule = Annotated[Forward, PlainValidator(parse_forward), WithJsonSchema(schema)]
     rules = Annotated[tuple[rule, ...], Field(strict=False), AfterValidator(check_forwards)]
+    port_range = Annotated[
+        PortRange | None,
+        PlainValidator(_read_ports),
+        PlainSerializer(lambda ports: ports and str(ports)),
+        WithJsonSchema({"type": "string", "pattern": "^[0-9]+-[0-9]+$"}),
+    ]
 
     class UserOptions(Settings):
         """``[machine.network]`` with ``mode = "user"``"""
@@ -97,12 +111,22 @@ def _options() -> type[Settings]:
             default=(),
             description="Host ports that lead to the guest: [address:]host:guest[/udp].",
         )
+        ports: port_range = Field(
+            default=None,
+            description='Host ports "first-last" to pick from: for ssh, and for forwards with host'
+            " port 0.",
+        )
         isolate: bool = Field(
             default=False,
             description="Keep the guest from reaching anything: the host, the network, the world.",
         )
 
     return UserOptions
+
+
+def _read_ports(text: object) -> PortRange | None:
+    """A range; docker-machine's word for every port is none."""
+    return None if text in (None, "0-65535") else parse_port_range(text)
 
 
 def _problem(forward: Forward) -> Problem | None:

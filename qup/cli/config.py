@@ -119,20 +119,21 @@ def _show(key: str, value: Any) -> str:
 def _value(machine: MachineConfig, key: str) -> Any:
     """The value of a dotted key, in JSON's types."""
     data: Any = machine.settings.model_dump(mode="json", by_alias=True)
-    options = machine.network.model_dump(mode="json", by_alias=True)
-    data["network"] = {**data["network"], **options}
+    data["network"], *others = (
+        {"mode": use.mode, **use.options.model_dump(mode="json", by_alias=True)}
+        for use in machine.nics
+    )
+    data["networks"] = {str(index): other for index, other in enumerate(others)}
     for part in key.split("."):
         data = data.get(part) if isinstance(data, dict) else None
     return data
 
 
 def _print_plan(name: str, item: Plan) -> None:
-    nic = item.nics[0]
     from qup.model.units import MIB, format_size
 
     size = item.disk.size or 0
     box = f"{item.box.name} ({item.box_digest[:12] if item.box_digest else 'not here yet'})"
-    forwards = ", ".join(str(forward) for forward in nic.plan.forwards) or "none"
     typer.echo(f"{name}:")
     rows = {
         "box": box,
@@ -140,7 +141,7 @@ def _print_plan(name: str, item: Plan) -> None:
         "memory": format_size(item.memory_mib * MIB),
         "disk": format_size(size),
         "hostname": item.seed.hostname,
-        "network": f"{nic.mode} ({nic.mac}), forwards: {forwards}",
+        **_nic_rows(item),
         "ssh": f"as {item.seed.user}",
         "qemu": f"{item.program}, {item.machine_type}, {item.accelerator.name}, cpu {item.cpu}",
         "boot-timeout": f"{item.boot_timeout:g}s",
@@ -151,6 +152,17 @@ def _print_plan(name: str, item: Plan) -> None:
         rows[extra.origin] = " ".join(extra.words)
     for key, value in rows.items():
         typer.echo(f"  {key:<13} {value}")
+
+
+def _nic_rows(item: Plan) -> dict[str, str]:
+    """A row for each NIC: what it is connected to, and what the guest is told."""
+    rows = {}
+    for index, nic in enumerate(item.nics):
+        words = [f"{nic.mode} ({nic.mac})", *nic.plan.address.addresses]
+        if nic.plan.forwards or nic.mode == "user":
+            words.append(f"forwards: {', '.join(map(str, nic.plan.forwards)) or 'none'}")
+        rows["network" if index == 0 else f"networks.{index - 1}"] = ", ".join(words)
+    return rows
 
 
 def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:

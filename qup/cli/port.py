@@ -66,11 +66,12 @@ def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -
     with _monitor(ctx, name) as (machine, monitor, own):
         forwards = list_forwards(monitor)
     if as_json:
-        print_json({"machine": machine, "forwards": [asdict(item) for item in forwards]})
+        print_json({"machine": machine, "forwards": [item.to_dict() for item in forwards]})
         return
     rows = [
-        [f"{item.address}:{item.host}", f"{item.guest}/{item.protocol}",
-         "qup ssh" if item.host == own else ""]
+        [f"{item.forward.address}:{item.forward.host}",
+         f"{item.forward.guest}/{item.forward.protocol}",
+         "qup ssh" if item.forward.host == own else ""]
         for item in forwards
     ]  # fmt: skip
     print_table(["HERE", "GUEST", ""], rows)
@@ -87,7 +88,7 @@ def add(
     """
     wanted = _parse(forward)
     with _monitor(ctx, machine) as (name, monitor, _):
-        opened = add_forward(monitor, wanted)
+        opened = add_forward(monitor, wanted).forward
     if as_json:
         print_json({"machine": name, "forward": asdict(opened)})
     else:
@@ -102,17 +103,17 @@ def rm(ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJs
     """
     wanted = _parse(forward)
     with _monitor(ctx, machine) as (name, monitor, own):
-        found = list_forwards(monitor)
-        present = [item for item in found if _matches(item, wanted) and item.host != own]
+        found = [item for item in list_forwards(monitor) if item.forward.host != own]
+        present = [item for item in found if _matches(item.forward, wanted)]
         if not present:
             raise MachineError(
                 f"machine {name} has no forward {wanted}", hint="'qup port list' shows them"
             )
         remove_forward(monitor, present[0])
     if as_json:
-        print_json({"machine": name, "closed": asdict(present[0])})
+        print_json({"machine": name, "closed": asdict(present[0].forward)})
     else:
-        typer.echo(f"{present[0]} is closed")
+        typer.echo(f"{present[0].forward} is closed")
 
 
 def _matches(item: Forward, wanted: Forward) -> bool:

@@ -124,7 +124,7 @@ def _start(context: Context, config: Config, name: str, options: UpOptions) -> N
 
 def _say_how_to_get_in(config: Config, chosen: list[str]) -> None:
     for name in chosen:
-        forwards = getattr(config.machines[name].network, "forward", ())
+        forwards = any(getattr(use.options, "forward", ()) for use in config.machines[name].nics)
         word = "qup ssh" if len(config.machines) == 1 else f"qup ssh {name}"
         line = f"{name} is ready: {word}"
         if forwards:

@@ -159,6 +159,10 @@ class NetworkSettings(Settings):
     mode: str = Field(default="user", description=summarize("network.mode"))
 
 
+MAX_NETWORKS = 7
+"""NICs beside the first: each takes a slot of the machine's PCI bus."""
+
+
 class QemuSettings(Settings):
     """``[machine.qemu]``"""
 
@@ -228,6 +232,11 @@ class MachineSettings(Settings):
     network: NetworkSettings = Field(
         default_factory=NetworkSettings, description="How the machine is connected."
     )
+    networks: tuple[NetworkSettings, ...] = Field(
+        default=(),
+        max_length=MAX_NETWORKS,
+        description="More network cards, each like [machine.network]: a mode and its options.",
+    )
     qemu: QemuSettings = Field(
         default_factory=QemuSettings, description="How QEMU runs the machine."
     )
@@ -246,24 +255,39 @@ class ProvisionerUse:
 
 
 @dataclass(frozen=True)
+class NetworkUse:
+    """One NIC's network mode, and the options that the mode made of its table."""
+
+    mode: str
+    options: BaseModel
+
+
+@dataclass(frozen=True)
 class MachineConfig:
     """Everything asked of one machine, validated.
 
     Attributes:
         name: the machine's name.
         settings: the merged settings.
-        network: the options that the network mode made of its table.
+        network: the options that the first NIC's mode made of ``[machine.network]``.
         provision: the steps, in order.
+        networks: the other NICs, in order: ``[[machine.networks]]``.
     """
 
     name: str
     settings: MachineSettings
     network: BaseModel
     provision: tuple[ProvisionerUse, ...] = ()
+    networks: tuple[NetworkUse, ...] = ()
 
     @property
     def hostname(self) -> str:
         return self.settings.hostname or self.name
+
+    @property
+    def nics(self) -> tuple[NetworkUse, ...]:
+        """All NICs, in the order in which the guest sees them."""
+        return (NetworkUse(self.settings.network.mode, self.network), *self.networks)
 
 
 @dataclass(frozen=True)

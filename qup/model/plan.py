@@ -15,7 +15,7 @@ from typing import Any
 
 from qup.model.box import BoxSpec
 from qup.model.drives import DISK, VIRTIO
-from qup.model.network import HostAction, NicPlan
+from qup.model.network import AddressPlan, HostAction, NicPlan
 
 PLAN_SCHEMA = 1
 
@@ -95,6 +95,14 @@ class Nic:
 
 
 @dataclass(frozen=True)
+class NicSeed:
+    """What the guest is told about the NIC with this MAC."""
+
+    mac: str
+    address: AddressPlan
+
+
+@dataclass(frozen=True)
 class SeedPlan:
     """What the guest is told at its first boot; secrets are added when the seed is made.
 
@@ -103,12 +111,14 @@ class SeedPlan:
         hostname: the guest's name.
         user: the account that gets qup's key.
         user_data: a script or ``#cloud-config`` of the user's own, or None.
+        nics: the NICs, in the order in which the guest sees them.
     """
 
     instance_id: str
     hostname: str
     user: str
     user_data: str | None = None
+    nics: tuple[NicSeed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +172,13 @@ class Plan:
     @property
     def guest_agent(self) -> bool:
         """Whether the guest gets a port for its agent: only where its address is looked for."""
-        return any(nic.plan.discover for nic in self.nics)
+        return bool(self.nics) and self.nics[self.ssh_nic].plan.discover
+
+    @property
+    def ssh_nic(self) -> int:
+        """The NIC that ssh goes through: the first by which the host reaches the guest."""
+        reachable = (index for index, nic in enumerate(self.nics) if nic.plan.reachable)
+        return next(reachable, 0)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``qup plan --json`` prints it."""

@@ -148,6 +148,15 @@ SETTINGS = (
         old="--qemu-network",
     ),
     Setting(
+        "network.ports",
+        "QUP_LOCALPORTS",
+        "--localports",
+        "FIRST-LAST",
+        'Host ports "first-last" to pick from: for ssh, and for forwards with host port 0.',
+        aliases=("QEMU_LOCALPORTS",),
+        old="--qemu-localports",
+    ),
+    Setting(
         "qemu.program",
         "QUP_PROGRAM",
         "--program",

@@ -12,6 +12,7 @@ from typing import Any
 
 from qup.api import (
     AcceleratorPlan,
+    AddressPlan,
     BoxSpec,
     Check,
     Command,
@@ -19,6 +20,7 @@ from qup.api import (
     Forward,
     HostAction,
     NicPlan,
+    PortRange,
     Problem,
     Tap,
     Verdict,
@@ -96,6 +98,10 @@ def _fault_of_nic(plan: Any) -> str | None:
         return "netdev has no 'type', or something that isn't text"
     if not all(isinstance(forward, Forward) for forward in plan.forwards):
         return "forwards has something that isn't a Forward"
+    if not isinstance(plan.address, AddressPlan):
+        return "address is no AddressPlan"
+    if not isinstance(plan.ports, PortRange | None):
+        return "ports is no PortRange"
     for action in plan.actions:
         if not isinstance(action, HostAction) or not all(
             map(_is_command, (action.do, action.undo))

@@ -11,6 +11,7 @@ from qup.model.config import (
     Config,
     MachineConfig,
     MachineSettings,
+    NetworkUse,
     Origin,
     ProvisionerUse,
 )
@@ -94,7 +95,7 @@ def load(
         stacks[name] = outer.stack_on(document, (base, table), registry)
         drafts[name] = _Machine(stacks[name], registry, problems).build()
     rules.check_primary(stacks, problems)
-    rules.check_ports({name: draft.network for name, draft in drafts.items()}, stacks, problems)
+    rules.check_ports({name: draft.nics for name, draft in drafts.items()}, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}
@@ -173,13 +174,25 @@ class Draft:
     settings: BaseModel | None
     network: BaseModel | None
     provision: list[ProvisionerUse | None]
+    networks: list[NetworkUse | None]
+
+    @property
+    def nics(self) -> list[tuple[KeyPath, BaseModel]]:
+        """The NICs that nothing is wrong with: the path and the options of each."""
+        found: list[tuple[KeyPath, BaseModel]] = [
+            (("networks", index), use.options)
+            for index, use in enumerate(self.networks)
+            if use is not None
+        ]
+        return found if self.network is None else [(("network",), self.network), *found]
 
     def finish(self, name: str) -> MachineConfig:
         """The machine, once it is known that nothing was wrong."""
         assert isinstance(self.settings, MachineSettings)
         assert self.network is not None
         uses = tuple(use for use in self.provision if use is not None)
-        return MachineConfig(name, self.settings, self.network, uses)
+        networks = tuple(use for use in self.networks if use is not None)
+        return MachineConfig(name, self.settings, self.network, uses, networks)
 
 
 @dataclass(frozen=True)
@@ -206,12 +219,22 @@ class _Machine:
             name = network.get("mode", DEFAULT_MODE)
             if isinstance(name, str) and name in self.registry.network_modes:
                 self.network_options(network, partial=True)
+        for index, table in enumerate(self.tables("networks")):
+            if table.get("mode", DEFAULT_MODE) in list(self.registry.network_modes):
+                self.network_options(table, ("networks", index), partial=True)
+
+    def tables(self, key: str) -> list[dict[str, Any]]:
+        """The entries of a list of tables; what is none of that is refused elsewhere."""
+        value = self.stack.merged.get(key)
+        entries = value if isinstance(value, list) else []
+        return [entry if isinstance(entry, dict) else {} for entry in entries]
 
     def build(self) -> Draft:
         """Check each part by itself: what is wrong with one hides nothing in another."""
         merged = self.stack.merged
         settings = self.validate(MachineSettings, merged, (), "the settings")
         qemu, network, steps = (merged.get(key) for key in ("qemu", "network", "provision"))
+        cards = merged.get("networks")
         if isinstance(qemu, dict) and isinstance(qemu.get("accelerator"), str):
             self.check_accelerator(qemu["accelerator"])
         options = self.network_options(network) if isinstance(network, dict | None) else None
@@ -220,7 +243,12 @@ class _Machine:
             for index, entry in enumerate(steps if isinstance(steps, list) else ())
             if isinstance(entry, dict)
         ]
-        return Draft(settings, options, uses)
+        networks = [
+            self.network_use(entry, index)
+            for index, entry in enumerate(cards if isinstance(cards, list) else ())
+            if isinstance(entry, dict)
+        ]
+        return Draft(settings, options, uses, networks)
 
     def refuse(
         self, path: KeyPath, message: str, hint: str | None = None, *, at_key: bool = False
@@ -240,8 +268,16 @@ class _Machine:
             hint = f"{hint}; or: {reason}" if close is not None else reason
         self.refuse(path, f"unknown {kind} {shorten(name)}", hint, at_key=kind == "provisioner")
 
+    def network_use(self, entry: Mapping[str, Any], index: int) -> NetworkUse | None:
+        options = self.network_options(entry, ("networks", index))
+        return None if options is None else NetworkUse(entry.get("mode", DEFAULT_MODE), options)
+
     def network_options(
-        self, table: Mapping[str, Any] | None, *, partial: bool = False
+        self,
+        table: Mapping[str, Any] | None,
+        path: KeyPath = ("network",),
+        *,
+        partial: bool = False,
     ) -> BaseModel | None:
         table = table or {}
         name = table.get("mode", DEFAULT_MODE)
@@ -249,11 +285,12 @@ class _Machine:
             return None
         mode = self.registry.network_modes.get(name)
         if mode is None:
-            self.missing("network mode", name, list(self.registry.network_modes), _MODE)
+            known = list(self.registry.network_modes)
+            self.missing("network mode", name, known, (*path, "mode"))
             return None
         extra = {key: value for key, value in table.items() if key != "mode"}
         owner = f"network mode {name!r}"
-        return self.validate(mode.options, extra, ("network",), owner, partial=partial)
+        return self.validate(mode.options, extra, path, owner, partial=partial)
 
     def provisioner(self, entry: Mapping[str, Any], index: int) -> ProvisionerUse | None:
         path: KeyPath = ("provision", index)
@@ -339,7 +376,8 @@ class _Machine:
         fields = getattr(table, "model_fields", {})
         known = [field.alias or name for name, field in fields.items()]
         where = ".".join(str(part) for part in path[:-1])
-        if where == "network":
+        if path[0] in ("network", "networks") and len(path) > 1:
+            where = "network"
             known.append("mode")
         key = str(path[-1])
         elsewhere = {} if path[0] == "provision" else known_keys()
@@ -347,7 +385,6 @@ class _Machine:
 
 
 DEFAULT_MODE: str = MachineSettings().network.mode
-_MODE: KeyPath = ("network", "mode")
 
 
 def _field_type(model: Any, alias: object) -> Any:
@@ -362,12 +399,19 @@ def _field_type(model: Any, alias: object) -> Any:
 
 def find_origins(machine: MachineConfig, stack: Stack) -> dict[str, Origin]:
     """Where each of a machine's values came from, by dotted key; defaults are among them."""
-    paths = [
+    paths: list[KeyPath] = [
         path for path in walk_model(MachineSettings) if path[0] not in _TABLES or len(path) > 1
     ]
     options = type(machine.network).model_fields
     paths += [("network", field.alias or name) for name, field in options.items()]
-    return {".".join(path): stack.origin(path) for path in paths}
+    for index, use in enumerate(machine.networks):
+        keys = ("mode", *(field.alias or name for name, field in _fields(use.options).items()))
+        paths += [("networks", index, key) for key in keys]
+    return {".".join(map(str, path)): stack.origin(path) for path in paths}
 
 
-_TABLES = ("ssh", "network", "qemu")
+def _fields(options: BaseModel) -> Mapping[str, Any]:
+    return type(options).model_fields
+
+
+_TABLES = ("ssh", "network", "networks", "qemu")

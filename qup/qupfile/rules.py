@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qup.model.config import Config
 from qup.model.network import Forward
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
+from qup.toml_positions import KeyPath
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to
 
@@ -18,6 +19,9 @@ TRUSTED_PROGRAM = re.compile(r"qemu-system-[a-z0-9_]+", re.ASCII)
 """A QEMU that is found on PATH: what it runs was installed by the user."""
 
 _SHOWN = 2000
+
+Nics = Mapping[str, Sequence[tuple[KeyPath, object]]]
+"""For each machine the path and the options of its NICs."""
 
 
 class Untrusted(NamedTuple):
@@ -63,17 +67,15 @@ def check_primary(stacks: Mapping[str, Stack], problems: Collector) -> None:
         )
 
 
-def check_ports(
-    networks: Mapping[str, object], stacks: Mapping[str, Stack], problems: Collector
-) -> None:
+def check_ports(nics: Nics, stacks: Mapping[str, Stack], problems: Collector) -> None:
     """No two forwards of a project listen at the same place."""
     taken: dict[tuple[str, int], dict[str, tuple[str, Forward]]] = {}
-    for name, index, forward in _forwards(networks):
+    for name, path, forward in _forwards(nics):
         listeners = taken.setdefault((forward.protocol, forward.host), {})
         if clash := _find_clash(forward.address, listeners):
             problems.add(
                 stacks[name].problem(
-                    ("network", "forward", index),
+                    path,
                     f"host port {forward.host}/{forward.protocol} is forwarded twice:"
                     f" {_owners(*clash, name, forward)}",
                     hint="take another port for one of them, or 0 for any that is free",
@@ -98,8 +100,9 @@ def _owners(owner: str, other: Forward, name: str, forward: Forward) -> str:
     return f"by machine {owner!r} and by machine {name!r}"
 
 
-def _forwards(networks: Mapping[str, object]) -> Iterator[tuple[str, int, Forward]]:
-    for name, options in networks.items():
-        for index, forward in enumerate(getattr(options, "forward", ())):
-            if isinstance(forward, Forward) and forward.host:
-                yield name, index, forward
+def _forwards(nics: Nics) -> Iterator[tuple[str, KeyPath, Forward]]:
+    for name, cards in nics.items():
+        for path, options in cards:
+            for index, forward in enumerate(getattr(options, "forward", ())):
+                if isinstance(forward, Forward) and forward.host:
+                    yield name, (*path, "forward", index), forward

@@ -27,10 +27,12 @@ def make_schema(registry: Registry) -> Schema:
     machine = _describe(MachineSettings, "machine", definitions)
     network = definitions.pop("machine.NetworkSettings", {})
     properties = machine["properties"]
+    definitions["network"] = _describe_network(registry, network, definitions)
     properties["network"] = {
         "description": properties["network"].get("description", ""),
-        **_describe_network(registry, network, definitions),
+        "$ref": "#/$defs/network",
     }
+    properties["networks"] = {**properties["networks"], "items": {"$ref": "#/$defs/network"}}
     properties["provision"] = {
         "type": "array",
         "description": properties["provision"]["description"],

@@ -1,23 +1,32 @@
 """Forwards of a running machine, through QEMU's monitor.
 
 Forwards are added after QEMU has started, one by one: a port that is taken fails alone. QEMU
-holds the ports from then on, and says itself which it has (``info usernet``), so nothing is
-remembered and nothing can be out of date.
+holds the ports from then on, and says itself which it has (``info usernet``). What is
+remembered (:class:`Kept`) is only which of them the Qupfile asked for, so that one that leaves
+the Qupfile is closed and one that the user added by ``qup port add`` is not.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from qup.errors import MachineError
-from qup.model.network import LOOPBACK, SSH_PORT, Forward
+from qup.files import write_atomic
+from qup.model.network import LOOPBACK, SSH_PORT, Forward, PortRange
+from qup.model.plan import Plan
+from qup.paths import MachineFolder
 
-NETDEV = "net0"
 SSH_FORWARD = Forward("tcp", LOOPBACK, 0, SSH_PORT)
+PASSES = 2
+"""How often a range is gone through: a port may get free behind our back."""
 
+_NETDEV = re.compile(r"^Hub \S+ \(net(?P<nic>\d+)\):", re.MULTILINE)
 _HOSTFWD = re.compile(
     r"^\s*(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\S+\s+(?P<address>\S+)\s+(?P<host>\d+)"
     r"\s+\S+\s+(?P<guest>\d+)",
@@ -31,38 +40,79 @@ class Monitor(Protocol):
     def hmp(self, command_line: str, *, timeout: float = 5.0) -> str: ...
 
 
-def list_forwards(monitor: Monitor) -> list[Forward]:
+@dataclass(frozen=True, order=True)
+class OpenForward:
+    """A forward that QEMU holds, and the NIC that it leads to."""
+
+    nic: int
+    forward: Forward
+
+    def to_dict(self) -> dict[str, Any]:
+        """As ``qup port list --json`` prints it."""
+        return {"nic": self.nic, **asdict(self.forward)}
+
+
+# --- one forward ----------------------------------------------------------------------------
+
+
+def list_forwards(monitor: Monitor) -> list[OpenForward]:
     """The forwards that QEMU holds at this moment, with the ports it picked."""
-    text = monitor.hmp("info usernet")
     return sorted(
-        Forward(
-            "udp" if match["protocol"] == "UDP" else "tcp",
-            match["address"].replace("*", "0.0.0.0"),  # noqa: S104  QEMU's word for it
-            int(match["host"]),
-            int(match["guest"]),
-        )
-        for match in _HOSTFWD.finditer(text)
+        OpenForward(nic, forward) for nic, found in _look(monitor).items() for forward in found
     )
 
 
-def add_forward(monitor: Monitor, forward: Forward) -> Forward:
+def _look(monitor: Monitor) -> dict[int, list[Forward]]:
+    """The forwards of each NIC that can have any."""
+    _, *parts = _NETDEV.split(monitor.hmp("info usernet"))
+    return {
+        int(nic): [
+            Forward(
+                "udp" if match["protocol"] == "UDP" else "tcp",
+                match["address"].replace("*", "0.0.0.0"),  # noqa: S104  QEMU's word for it
+                int(match["host"]),
+                int(match["guest"]),
+            )
+            for match in _HOSTFWD.finditer(text)
+        ]
+        for nic, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def add_forward(
+    monitor: Monitor, forward: Forward, *, nic: int | None = None, ports: PortRange | None = None
+) -> OpenForward:
     """Let a port of the host lead to the guest.
 
+    Args:
+        monitor: QEMU's.
+        forward: which.
+        nic: the NIC that it leads to; the first that can have forwards if None.
+        ports: where to take a port from that is left to be picked; QEMU picks any if None.
+
     Returns:
-        The forward with the port that QEMU picked, if that was left to it.
+        The forward with the port that was picked, if that was left open.
 
     Raises:
-        MachineError: QEMU could not listen there.
+        MachineError: QEMU could not listen there, or there is no such NIC.
     """
-    before = list_forwards(monitor)
+    seen = _look(monitor)
+    chosen = next(iter(seen), None) if nic is None else nic
+    if chosen not in seen:
+        raise MachineError(
+            f"forward {forward}: this machine has no network card in mode 'user' for it",
+            hint="forwards are for QEMU's user network; 'qup ip' says how the guest is reached",
+        )
+    before = [item for found in seen.values() for item in found]
+    if forward.host == 0 and ports is not None:
+        return OpenForward(chosen, _take_from_range(monitor, forward, chosen, ports))
     if any(_listen_at_one_place(item, forward) for item in before):
         raise MachineError(
             f"forward {forward}: this machine has port {forward.host}/{forward.protocol} open"
             " already",
             hint="'qup port list' shows where it leads",
         )
-    said = monitor.hmp(f"hostfwd_add {NETDEV} {forward.rule}").strip()
-    if said:
+    if said := _ask(monitor, forward, chosen):
         raise MachineError(
             f"forward {forward}: port {forward.host} on {forward.address} can't be opened;"
             " another program listens there",
@@ -70,9 +120,42 @@ def add_forward(monitor: Monitor, forward: Forward) -> Forward:
             hint=f"'ss -lptn sport = :{forward.host}' names it; host port 0 picks a free one",
         )
     if forward.host:
-        return forward
-    fresh = [item for item in list_forwards(monitor) if item not in before]
-    return next(item for item in fresh if item.guest == forward.guest)
+        return OpenForward(chosen, forward)
+    fresh = [item for item in _look(monitor)[chosen] if item not in before]
+    return OpenForward(chosen, next(item for item in fresh if item.guest == forward.guest))
+
+
+def _ask(monitor: Monitor, forward: Forward, nic: int) -> str:
+    """Have QEMU open a forward; returns what it has against it."""
+    return monitor.hmp(f"hostfwd_add net{nic} {forward.rule}").strip()
+
+
+def _take_from_range(monitor: Monitor, forward: Forward, nic: int, ports: PortRange) -> Forward:
+    """Open the first port of a range that QEMU can have.
+
+    A look beforehand spares QEMU the ports that are taken; whether one is free QEMU says, as
+    somebody may be faster.
+    """
+    for _ in range(PASSES):
+        for candidate in (forward.with_host(port) for port in ports):
+            if _looks_free(candidate) and not _ask(monitor, candidate, nic):
+                return candidate
+    raise MachineError(
+        f"forward {forward}: no port from {ports} is free on {forward.address}",
+        hint="widen 'ports' in the Qupfile, or free one: 'ss -lptn' names who has them",
+    )
+
+
+def _looks_free(forward: Forward) -> bool:
+    kind = socket.SOCK_STREAM if forward.protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as probe:
+        if forward.protocol == "tcp":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((forward.address, forward.host))
+        except OSError:
+            return False
+    return True
 
 
 def _listen_at_one_place(one: Forward, other: Forward) -> bool:
@@ -81,51 +164,120 @@ def _listen_at_one_place(one: Forward, other: Forward) -> bool:
     return same_port and (anywhere or one.address == other.address)
 
 
-def remove_forward(monitor: Monitor, forward: Forward) -> None:
+def remove_forward(monitor: Monitor, item: OpenForward) -> None:
     """Close a port again.
 
     Raises:
         MachineError: QEMU holds no such forward.
     """
-    said = monitor.hmp(f"hostfwd_remove {NETDEV} {forward.listener}").strip()
+    said = monitor.hmp(f"hostfwd_remove net{item.nic} {item.forward.listener}").strip()
     if "removed" not in said:
-        raise MachineError(f"forward {forward}: {said or 'not removed'}")
+        raise MachineError(f"forward {item.forward}: {said or 'not removed'}")
+
+
+# --- those of the Qupfile -------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A forward of the Qupfile, and what was opened for it."""
+
+    nic: int
+    wanted: Forward
+    opened: Forward
+
+    @property
+    def held(self) -> OpenForward:
+        return OpenForward(self.nic, self.opened)
 
 
 @dataclass
-class Opened:
-    """What came of opening forwards: how many are new, and what went wrong with the others."""
+class Applied:
+    """What came of bringing a machine's forwards into line with its plan."""
 
-    count: int = 0
+    kept: list[Kept] = field(default_factory=list)
+    opened: list[Forward] = field(default_factory=list)
+    closed: list[Forward] = field(default_factory=list)
     failures: list[MachineError] = field(default_factory=list)
 
+    @property
+    def changed(self) -> bool:
+        return bool(self.opened or self.closed)
 
-def open_forwards(monitor: Monitor, wanted: Sequence[Forward], *, own: int | None) -> Opened:
-    """Add those that aren't there yet; one that fails doesn't keep the others from it.
+
+def apply_forwards(
+    monitor: Monitor, plan: Plan, kept: Sequence[Kept], *, own: int | None
+) -> Applied:
+    """Open what is in the plan and not there yet; close what was in it and is not any more.
+
+    One that fails doesn't keep the others from it. What the user opened beside the Qupfile's
+    stays as it is.
 
     Args:
         monitor: QEMU's.
-        wanted: what the Qupfile asks for.
+        plan: what is wanted.
+        kept: what was opened for the plan before; nothing for a machine that just started.
         own: the port of qup's own forward to sshd, which satisfies nobody else's wish.
     """
-    result = Opened()
-    present = [item for item in list_forwards(monitor) if item.host != own] if wanted else []
-    for forward in wanted:
-        if any(_satisfies(item, forward) for item in present):
-            continue
-        try:
-            add_forward(monitor, forward)
-        except MachineError as exc:
-            result.failures.append(exc)
-        else:
-            result.count += 1
+    result = Applied()
+    if not kept and not any(nic.plan.forwards for nic in plan.nics):
+        return result
+    seen = _look(monitor)
+    wanted = [
+        (index, forward)
+        for index, nic in enumerate(plan.nics)
+        if index in seen  # a NIC that comes with the next start
+        for forward in nic.plan.forwards
+    ]
+    present = {OpenForward(nic, item) for nic, found in seen.items() for item in found
+               if item.host != own}  # fmt: skip
+    for item in kept:
+        if (item.nic, item.wanted) not in wanted and item.held in present:
+            with contextlib.suppress(MachineError):  # it is gone already
+                remove_forward(monitor, item.held)
+            present.discard(item.held)
+            result.closed.append(item.opened)
+    known = {(item.nic, item.wanted): item for item in kept if item.held in present}
+    for nic, forward in wanted:
+        mine = known.get((nic, forward)) or _adopt(nic, forward, present)
+        if mine is None:
+            try:
+                held = add_forward(monitor, forward, nic=nic, ports=plan.nics[nic].plan.ports)
+            except MachineError as exc:
+                result.failures.append(exc)
+                continue
+            result.opened.append(held.forward)
+            mine = Kept(nic, forward, held.forward)
+        result.kept.append(mine)
     return result
 
 
-def _satisfies(present: Forward, wanted: Forward) -> bool:
-    same = (present.protocol, present.address, present.guest) == (
-        wanted.protocol,
-        wanted.address,
-        wanted.guest,
-    )
-    return same and wanted.host in (0, present.host)
+def _adopt(nic: int, wanted: Forward, present: set[OpenForward]) -> Kept | None:
+    """One that the user opened before the Qupfile had it."""
+    fitting = (
+        item for item in present
+        if item.nic == nic and item.forward.with_host(wanted.host) == wanted
+        and wanted.host in (0, item.forward.host)
+    )  # fmt: skip
+    found = min(fitting, default=None)
+    return None if found is None else Kept(nic, wanted, found.forward)
+
+
+def write_kept(folder: MachineFolder, kept: Sequence[Kept]) -> None:
+    """Remember what was opened for the Qupfile, as long as the machine runs."""
+    rows = [asdict(item) for item in kept]
+    write_atomic(folder.forwards, json.dumps(rows, indent=2) + "\n", durable=False)
+
+
+def read_kept(folder: MachineFolder) -> list[Kept]:
+    """What was remembered; nothing if it can't be read."""
+    try:
+        rows = json.loads(folder.forwards.read_bytes())
+        return list(_read_rows(rows))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def _read_rows(rows: Any) -> Iterator[Kept]:
+    for row in rows:
+        yield Kept(row["nic"], Forward(**row["wanted"]), Forward(**row["opened"]))

@@ -6,12 +6,12 @@ import hashlib
 import json
 import uuid
 from dataclasses import dataclass
-from functools import partial
 
 from qup.errors import BoxError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
-from qup.model.config import MAX_USER_DATA, MachineConfig
+from qup.model.config import MAX_USER_DATA, MachineConfig, NetworkUse
+from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
@@ -115,7 +115,10 @@ def make_plan(
         PluginError: a plugin failed.
     """
     settings = config.settings
-    mode = ctx.plugins.network_modes[settings.network.mode]
+
+    def plan_nic(use: NetworkUse, request: NicRequest) -> NicPlan:
+        return ctx.plugins.network_modes[use.mode].plan(use.options, request)
+
     facts = Facts(
         machine_type=ctx.host.machine_type(settings.qemu.program, settings.qemu.machine),
         accelerator=choose_accelerator(ctx, config, trust=trust_accelerator).plan,
@@ -124,7 +127,7 @@ def make_plan(
         provision=_steps(ctx, config),
         user_data=_user_data(ctx, config),
     )
-    plan = plan_machine(config, facts, identity, partial(mode.plan, config.network))
+    plan = plan_machine(config, facts, identity, plan_nic)
     return add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qup.boxes.cache import DISK
 from qup.errors import GuestError, HostError, Interrupted, MachineError
@@ -24,12 +25,19 @@ from qup.model.events import Finished
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
-from qup.planner import describe_change
+from qup.planner import describe_change, take_forwards
 from qup.process import run
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
-from qup.runner.forwards import SSH_FORWARD, add_forward, open_forwards
+from qup.runner.forwards import (
+    SSH_FORWARD,
+    Applied,
+    add_forward,
+    apply_forwards,
+    read_kept,
+    write_kept,
+)
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, RUNNING, STARTING, Observation, observe
@@ -136,13 +144,23 @@ class _Up:
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
-        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            own = state.launch.ssh_port if state.launch else None
-            opened = open_forwards(monitor, plan.nics[0].plan.forwards, own=own)
+        applied = self._apply_forwards(plan, state, runtime)
         self._tell_changes(plan)
-        changed = self._provision(plan, state) or changed or opened.count > 0
-        _report(self.name, opened.failures)
+        changed = self._provision(plan, state) or changed or applied.changed
+        _report(self.name, applied.failures)
         return changed
+
+    def _apply_forwards(self, plan: Plan, state: State, runtime: RuntimeFolder) -> Applied:
+        """Open the Qupfile's new forwards, close those that it had, and say so."""
+        own = state.launch.ssh_port if state.launch else None
+        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
+            applied = apply_forwards(monitor, plan, read_kept(self.folder), own=own)
+        for word, forwards in (("opened", applied.opened), ("closed", applied.closed)):
+            if forwards:
+                self.ctx.tell(self.name, f"{word} {', '.join(map(str, forwards))}")
+        if applied.changed:
+            write_kept(self.folder, applied.kept)
+        return applied
 
     def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:
         """Note where a machine is now whose project was moved while it ran."""
@@ -177,13 +195,20 @@ class _Up:
             stored = json.loads(self.folder.plan.read_bytes())
         except (OSError, ValueError, RecursionError):
             return
-        if changes := describe_change(stored, plan.to_dict()):
+        current = take_forwards(stored, plan.to_dict())
+        if current != stored:
+            self._write_plan(current)
+        if changes := describe_change(current, plan.to_dict()):
             self.ctx.tell(
                 self.name,
                 "the configuration has changed since it was started: " + "; ".join(changes),
                 level="warning",
                 hint=f"'qup reload {self.name}', with the same options, applies it",
             )
+
+    def _write_plan(self, data: Mapping[str, Any]) -> None:
+        text = json.dumps(data, indent=2) + "\n"
+        write_atomic(self.folder.plan, text, durable=False)
 
     # --- It has to be started ---
 
@@ -239,9 +264,10 @@ class _Up:
             HostError: with all the problems.
         """
         problems: list[tuple[str, str | None]] = []
-        mode = self.ctx.plugins.network_modes[plan.nics[0].mode]
-        found = mode.problems(self.config.network, self.ctx.host)
-        problems += [(problem.message, problem.hint) for problem in found]
+        for use in self.config.nics:
+            mode = self.ctx.plugins.network_modes[use.mode]
+            found = mode.problems(use.options, self.ctx.host)
+            problems += [(problem.message, problem.hint) for problem in found]
         total = self.ctx.host.memory_mib
         if total and plan.memory_mib > total:
             text = f"memory = {plan.memory_mib} MiB, but this computer has {total} MiB in all"
@@ -279,12 +305,13 @@ class _Up:
         self, plan: Plan, state: State, runtime: RuntimeFolder, engine: Engine
     ) -> tuple[State, list[MachineError]]:
         """Open the forwards, let the guest go, and write down where ssh will find it."""
-        nic = plan.nics[0].plan
+        nic = plan.nics[plan.ssh_nic].plan
         address, port = nic.ssh_address, SSH_FORWARD.guest
         if address is None:
-            forward = add_forward(engine.control, SSH_FORWARD)
-            address, port = forward.address, forward.host
-        failures = open_forwards(engine.control, nic.forwards, own=port).failures
+            opened = add_forward(engine.control, SSH_FORWARD, nic=plan.ssh_nic, ports=nic.ports)
+            address, port = opened.forward.address, opened.forward.host
+        applied = apply_forwards(engine.control, plan, (), own=port)
+        write_kept(self.folder, applied.kept)
         engine.control.execute("cont")
         engine.control.close()  # it serves one client: now `qup status` may ask
         assert state.launch is not None
@@ -294,8 +321,8 @@ class _Up:
         endpoint = ssh.Endpoint(self.name, state.id, address, port, state.user)
         ssh.write_config(endpoint, keys, runtime, host_key.public)
         write_state(self.folder, state)
-        write_atomic(self.folder.plan, json.dumps(plan.to_dict(), indent=2) + "\n", durable=False)
-        return state, failures
+        self._write_plan(plan.to_dict())
+        return state, applied.failures
 
     def _provision(self, plan: Plan, state: State) -> bool:
         if not self.options.provision:

@@ -25,9 +25,19 @@ def write_reference() -> str:
     definitions = whole["$defs"]
     machine = definitions["machine"]["properties"]
     parts = [_section("[machine]", "", machine, definitions)]
-    for name in ("ssh", "network", "qemu"):
-        properties = _table_of(name, machine, definitions)
+    for name in ("ssh", "qemu"):
+        properties = _resolve(machine[name], definitions)["properties"]
         parts += [_section(f"[machine.{name}]", f"{name}.", properties, definitions)]
+    parts[2:2] = [
+        _section(
+            f"[machine.network] and [[machine.networks]]: {choice['properties']['mode']['const']}",
+            "network.",
+            choice["properties"],
+            definitions,
+            plain(f"{choice['description']}."),
+        )
+        for choice in definitions["network"]["anyOf"]  # one for each mode; the default is first
+    ]
     for name, item in registry.provisioners.items():
         heading = f"[[machine.provision]]: {name}"
         text = plain(f"`{name} = {{ ... }}`: {item.summary}. Text instead of a table is `inline`.")
@@ -49,13 +59,6 @@ def _options(setting: Setting) -> list[str]:
     if setting.kind is not Kind.SWITCH:
         return [*map(code, setting.options)]
     return [code(f"{name}/--no-{name.removeprefix('--')}") for name in setting.options]
-
-
-def _table_of(name: str, machine: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
-    described = machine[name]
-    if name == "network":  # one alternative for each mode; the first is the default
-        return described["anyOf"][0]["properties"]
-    return _resolve(described, definitions)["properties"]
 
 
 def _resolve(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any]:

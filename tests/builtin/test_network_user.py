@@ -6,12 +6,13 @@ import errno
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from qup.api import Forward, NetworkMode, NicRequest
+from qup.api import Forward, NetworkMode, NicRequest, PortRange
 from qup.builtin.network_user import UserNetwork, qup_network_modes
 
 NIC = NicRequest("web", "web.example", 0, "52:54:00:00:00:01")
@@ -54,6 +55,15 @@ def test_forwards_are_read() -> None:
         ({"forward": "8080:80"}, ("forward",), "tuple"),
         ({"forward": ["8080:80", "8081:80"]}, ("forward",), "guest's port 80/tcp"),
         ({"isolate": "yes"}, ("isolate",), "boolean"),
+        ({"ports": "40000"}, ("ports",), 'one end only; for that single port write "40000-40000"'),
+        ({"ports": "40000-"}, ("ports",), "one end only"),
+        ({"ports": "-40000"}, ("ports",), "one end only"),
+        ({"ports": "40010-40000"}, ("ports",), 'wrong way round; write "40000-40010"'),
+        ({"ports": "1-70000"}, ("ports",), "ports go from 1 to 65535"),
+        ({"ports": "0-5"}, ("ports",), "ports go from 1 to 65535"),
+        ({"ports": "-"}, ("ports",), "is not a range of ports"),
+        ({"ports": ["8080:80"]}, ("ports",), "is not a range of ports"),
+        ({"ports": 40000}, ("ports",), "is not a range of ports"),
         ({"forwards": []}, ("forwards",), "not permitted"),
     ],
 )
@@ -115,3 +125,18 @@ def test_port_of_root(monkeypatch: pytest.MonkeyPatch) -> None:
     (problem,) = UserNetwork().problems(options(forward=["80:80"]), None)  # type: ignore[arg-type]
     assert "below 1024" in problem.message
     assert problem.hint == "take a higher one, such as 8080"
+
+
+def test_a_range_of_ports_is_read() -> None:
+    assert options(ports="40000-40009").ports == PortRange(40000, 40009)
+    assert options(ports=" 40000 - 40000 ").ports == PortRange(40000, 40000)
+    assert list(PortRange(7, 9)) == [7, 8, 9]
+    assert UserNetwork().plan(options(ports="1-2"), NIC).ports == PortRange(1, 2)
+    assert options().ports is None
+
+
+def test_two_cards_are_in_two_networks() -> None:
+    first, second = (UserNetwork().plan(options(), replace(NIC, index=index)) for index in (0, 1))
+    assert "net" not in first.netdev
+    assert second.netdev["net"] == "10.0.3.0/24"
+    assert (first.guest_address, second.guest_address) == ("10.0.2.15", "10.0.3.15")

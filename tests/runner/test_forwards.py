@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
 import pytest
 
 from qup.errors import MachineError
-from qup.model.network import parse_forward
-from qup.runner.forwards import add_forward
+from qup.model.network import Forward, NicPlan, PortRange, parse_forward
+from qup.model.plan import Nic, Plan
+from qup.paths import MachineFolder
+from qup.runner.forwards import (
+    Kept,
+    OpenForward,
+    add_forward,
+    apply_forwards,
+    list_forwards,
+    read_kept,
+    remove_forward,
+    write_kept,
+)
+from qup.testing import make_plan
 
 
+@dataclass
 class FakeMonitor:
-    """Lists one forward, 127.0.0.1:8080 to port 80, and takes every other."""
+    """QEMU's forwards; those whose host port is in ``busy`` it can't have."""
 
-    def __init__(self) -> None:
-        self.added: list[str] = []
+    nics: dict[int, list[Forward]] = field(default_factory=lambda: {0: [parse_forward("8080:80")]})
+    busy: set[int] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
     def hmp(self, command_line: str, *, timeout: float = 5.0) -> str:
         if command_line == "info usernet":
-            return "  TCP[HOST_FORWARD]  12  127.0.0.1  8080  10.0.2.15  80  0  0\n"
-        self.added.append(command_line)
+            return "".join(map(self._show, self.nics))
+        self.asked.append(command_line)
+        verb, netdev, rule = command_line.split()
+        held = self.nics[int(netdev.removeprefix("net"))]
+        if verb == "hostfwd_remove":
+            gone = [item for item in held if item.listener == rule]
+            held[:] = [item for item in held if item not in gone]
+            return f"host forwarding rule for {rule} {'removed' if gone else 'not found'}\n"
+        protocol, address, host, guest = rule.replace("-", "").split(":")
+        if int(host) in self.busy:
+            return f"could not set up host forwarding rule '{rule}'"
+        held.append(Forward(protocol, address, int(host) or 40000, int(guest)))  # type: ignore[arg-type]
         return ""
+
+    def _show(self, nic: int) -> str:
+        lines = [f"Hub -1 (net{nic}):", "  Protocol[State]    FD  Source Address  Port ..."]
+        lines += [
+            f"  {item.protocol.upper()}[HOST_FORWARD]  12  {item.address}  {item.host}"
+            f"  10.0.2.15  {item.guest}  0  0"
+            for item in self.nics[nic]
+        ]
+        return "\r\n".join(lines) + "\r\n"
+
+
+def plan_of(*nics: tuple[str, ...], ports: PortRange | None = None) -> Plan:
+    """A plan whose NICs have these forwards."""
+    plan = make_plan()
+    cards = tuple(
+        Nic("user", f"52:54:00:00:00:0{index}",
+            NicPlan({"type": "user"}, tuple(map(parse_forward, rules)), ports=ports))
+        for index, rules in enumerate(nics)
+    )  # fmt: skip
+    return replace(plan, nics=cards)
+
+
+# --- one -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", ["127.0.0.2:8080:81", "8080:81/udp", "8081:81"])
 def test_another_address_protocol_or_port_is_another_place(rule: str) -> None:
     monitor = FakeMonitor()
     forward = parse_forward(rule)
-    assert add_forward(monitor, forward) == forward
-    assert len(monitor.added) == 1
+    assert add_forward(monitor, forward) == OpenForward(0, forward)
+    assert len(monitor.asked) == 1
 
 
 @pytest.mark.parametrize("rule", ["8080:81", "0.0.0.0:8080:81"])
@@ -35,4 +86,125 @@ def test_the_same_place_is_refused_without_asking_qemu(rule: str) -> None:
     monitor = FakeMonitor()
     with pytest.raises(MachineError, match="open already"):
         add_forward(monitor, parse_forward(rule))
-    assert monitor.added == []
+    assert monitor.asked == []
+
+
+def test_a_forward_leads_to_the_nic_that_is_meant_or_to_the_first_that_can() -> None:
+    monitor = FakeMonitor({1: [], 2: []})
+    assert add_forward(monitor, parse_forward("81:81"), nic=2).nic == 2
+    assert add_forward(monitor, parse_forward("82:82")).nic == 1
+    assert [item.nic for item in list_forwards(monitor)] == [1, 2]
+    remove_forward(monitor, OpenForward(2, parse_forward("81:81")))
+    assert [item.nic for item in list_forwards(monitor)] == [1]
+
+
+@pytest.mark.parametrize(("nics", "nic"), [({}, None), ({0: []}, 1)])
+def test_without_a_user_network_there_is_no_forward(
+    nics: dict[int, list[Forward]], nic: int | None
+) -> None:
+    with pytest.raises(MachineError, match="no network card in mode 'user'"):
+        add_forward(FakeMonitor(nics), parse_forward("81:81"), nic=nic)
+
+
+# --- from a range ------------------------------------------------------------------------------
+
+
+def test_a_range_is_tried_from_end_to_end_until_qemu_takes_one() -> None:
+    monitor = FakeMonitor({0: []}, busy={42101, 42102})
+    forward = parse_forward("0:22")
+    opened = add_forward(monitor, forward, ports=PortRange(42101, 42103))
+    assert opened.forward.host == 42103
+    assert len(monitor.asked) == 3
+
+
+def test_qemu_is_not_bothered_with_ports_that_are_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monitor = FakeMonitor({0: []})
+        with pytest.raises(MachineError, match=f"no port from {port}-{port} is free"):
+            add_forward(monitor, parse_forward("0:22"), ports=PortRange(port, port))
+        assert monitor.asked == []
+        udp = add_forward(monitor, parse_forward("0:53/udp"), ports=PortRange(port, port))
+        assert udp.forward.host == port
+
+
+def test_a_full_range_is_gone_through_twice_and_said() -> None:
+    monitor = FakeMonitor({0: []}, busy={42101, 42102})
+    with pytest.raises(MachineError, match="no port from 42101-42102 is free") as caught:
+        add_forward(monitor, parse_forward("0:22"), ports=PortRange(42101, 42102))
+    assert "ports" in (caught.value.hint or "")
+    assert len(monitor.asked) == 4
+
+
+def test_a_range_is_for_ports_that_are_left_open() -> None:
+    monitor = FakeMonitor({0: []})
+    opened = add_forward(monitor, parse_forward("9000:22"), ports=PortRange(42101, 42102))
+    assert opened.forward.host == 9000
+
+
+# --- those of the Qupfile ------------------------------------------------------------------------
+
+
+def test_what_is_new_is_opened_and_what_is_gone_closed_and_the_users_own_stays() -> None:
+    monitor = FakeMonitor({0: []})
+    first = apply_forwards(monitor, plan_of(("81:81", "0:82")), (), own=None)
+    assert [str(item) for item in first.opened] == ["127.0.0.1:81:81", "127.0.0.1:40000:82"]
+    add_forward(monitor, parse_forward("83:83"))
+    second = apply_forwards(monitor, plan_of(("0:82", "84:84")), first.kept, own=None)
+    assert [str(item) for item in second.opened] == ["127.0.0.1:84:84"]
+    assert [str(item) for item in second.closed] == ["127.0.0.1:81:81"]
+    assert {item.forward.guest for item in list_forwards(monitor)} == {82, 83, 84}
+    third = apply_forwards(monitor, plan_of(()), second.kept, own=None)
+    assert [item.forward.guest for item in list_forwards(monitor)] == [83]
+    assert third.kept == []
+    assert not apply_forwards(monitor, plan_of(()), third.kept, own=None).changed
+
+
+def test_one_that_the_user_closed_is_opened_again() -> None:
+    monitor = FakeMonitor({0: []})
+    plan = plan_of(("81:81",))
+    kept = apply_forwards(monitor, plan, (), own=None).kept
+    assert not apply_forwards(monitor, plan, kept, own=None).changed
+    remove_forward(monitor, OpenForward(0, parse_forward("81:81")))
+    assert apply_forwards(monitor, plan, kept, own=None).opened == [parse_forward("81:81")]
+
+
+def test_one_that_the_user_opened_becomes_the_qupfiles_when_it_is_in_there() -> None:
+    monitor = FakeMonitor({0: []})
+    add_forward(monitor, parse_forward("81:81"))
+    kept = apply_forwards(monitor, plan_of(("81:81",)), (), own=None).kept
+    assert len(monitor.asked) == 1
+    apply_forwards(monitor, plan_of(()), kept, own=None)
+    assert list_forwards(monitor) == []
+
+
+def test_qups_own_forward_to_sshd_satisfies_no_other_wish() -> None:
+    monitor = FakeMonitor({0: [parse_forward("50022:22")]})
+    opened = apply_forwards(monitor, plan_of(("0:22",)), (), own=50022).opened
+    assert [item.host for item in opened] == [40000]
+
+
+def test_one_that_fails_keeps_no_other_from_it() -> None:
+    monitor = FakeMonitor({0: []}, busy={81})
+    result = apply_forwards(monitor, plan_of(("81:81", "82:82")), (), own=None)
+    assert [item.host for item in result.opened] == [82]
+    assert "port 81" in result.failures[0].message
+
+
+def test_a_nic_that_comes_with_the_next_start_has_no_forwards_yet() -> None:
+    monitor = FakeMonitor({0: []})
+    result = apply_forwards(monitor, plan_of(("81:81",), ("82:82",)), (), own=None)
+    assert [item.host for item in result.opened] == [81]
+    assert result.failures == []
+
+
+def test_what_was_opened_is_remembered(tmp_path: Path) -> None:
+    folder = MachineFolder(tmp_path)
+    kept = [Kept(1, parse_forward("0:81/udp"), parse_forward("40000:81/udp"))]
+    assert read_kept(folder) == []
+    write_kept(folder, kept)
+    assert read_kept(folder) == kept
+    folder.forwards.write_text('[{"nic": 0, "wanted": 3}]')
+    assert read_kept(folder) == []
