@@ -7,7 +7,7 @@ top is a bug in qup (exit code 3). The table of codes is part of the public inte
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 BUG_EXIT_CODE = 3
 INTERRUPTED_EXIT_CODE = 130
@@ -40,6 +40,10 @@ class QupError(Exception):
         self.details = details
         self.machine = machine
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, whatever arguments their class takes."""
+        return _revive, (type(self), self.args, self.__dict__)
+
     def to_dict(self) -> dict[str, object]:
         """The error as ``--json`` prints it."""
         return {
@@ -50,6 +54,12 @@ class QupError(Exception):
             "details": self.details,
             "machine": self.machine,
         }
+
+
+def _revive(cls: type[QupError], args: tuple[Any, ...], attributes: dict[str, Any]) -> QupError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class UsageError(QupError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -19,12 +20,13 @@ from qup.model.units import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
+    from rich.text import Text
 
 JSON_SCHEMA = 1
 """Version of everything that ``--json`` prints; see ``docs/reference/json.md``."""
 
-_QUIET_PHASE = 0.3
-"""Seconds that a phase may take before plain output says that it has begun."""
+LIVE_TAIL = 6
+"""Lines of a slow guest's console that are shown below its phase."""
 
 _PROGRESS_LINES = 5.0
 """Seconds between two lines of plain output about the same download."""
@@ -101,16 +103,34 @@ class Plain(Interface):
         return due
 
 
+@dataclass
+class _Line:
+    """A phase that is under way, for the live display."""
+
+    title: str
+    began: float = field(default_factory=time.monotonic)
+    note: str = ""
+    tail: tuple[str, ...] = ()
+
+    def draw(self, tail: int) -> Text:
+        from rich.text import Text
+
+        seconds = time.monotonic() - self.began
+        line = Text(f"{self.title}  {seconds:.1f} s", no_wrap=True, overflow="ellipsis")
+        if self.note:
+            line.append(f"  {self.note}", style="dim")
+        for text in self.tail[len(self.tail) - tail :]:
+            line.append(f"\n    {text}", style="dim")
+        return line
+
+
 class Live(Interface):
-    """One live line with the phase and its time; finished phases stay above it."""
+    """A live line for each machine with its phase and time; finished phases stay above."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._status: Status | None = None
-        self._title = ""
-        self._began = 0.0
-        self._tail: tuple[str, ...] = ()
-        self._note = ""
+        self._lines: dict[str, _Line] = {}
 
     def __exit__(
         self,
@@ -123,17 +143,21 @@ class Live(Interface):
     def __call__(self, event: events.Event) -> None:
         match event:
             case events.PhaseStarted():
-                self._title, self._began = f"{event.machine}: {event.title}", time.monotonic()
-                self._tail, self._note = (), ""
+                name = f"{event.machine}: " if event.machine else ""
+                self._lines[event.machine] = _Line(f"{name}{event.title}")
                 self._start()
             case events.PhaseEnded():
-                self._stop()
+                self._lines.pop(event.machine, None)
+                if not self._lines:
+                    self._stop()
                 mark = "[green]✓[/]" if event.ok else "[red]✗[/]"
                 self._print(f"{mark} ", event.machine, _describe_phase(event))
             case events.Progress():
-                self._note = event.text
+                if line := self._lines.get(event.machine):
+                    line.note = event.text
             case events.Console():
-                self._tail = event.lines[-6:]
+                if line := self._lines.get(event.machine):
+                    line.tail = event.lines[-LIVE_TAIL:]
             case events.Message():
                 mark = "[yellow]![/] " if event.level == "warning" else "  "
                 self._print(mark, event.machine, event.text)
@@ -152,9 +176,9 @@ class Live(Interface):
         self._console.print(line, highlight=False)
 
     def _start(self) -> None:
-        self._stop()
-        self._status = self._console.status(self, spinner="dots")
-        self._status.start()
+        if self._status is None:
+            self._status = self._console.status(self, spinner="dots")
+            self._status.start()
 
     def _stop(self) -> None:
         if self._status is not None:
@@ -162,16 +186,18 @@ class Live(Interface):
             self._status = None
 
     def __rich__(self) -> Any:
-        """The live line, drawn anew several times a second."""
+        """The live lines, drawn anew several times a second.
+
+        A single machine shows the tail of its console; of several, as many as fit are shown.
+        """
         from rich.text import Text
 
-        seconds = time.monotonic() - self._began
-        line = Text(f"{self._title}  {seconds:.1f} s", no_wrap=True, overflow="ellipsis")
-        if self._note:
-            line.append(f"  {self._note}", style="dim")
-        for text in self._tail:
-            line.append(f"\n    {text}", style="dim")
-        return line
+        lines = list(self._lines.values())
+        room = max(1, self._console.height - 2)
+        shown = [line.draw(LIVE_TAIL if len(lines) == 1 else 0) for line in lines[:room]]
+        if rest := len(lines) - len(shown):
+            shown.append(Text(f"and {rest} more", style="dim"))
+        return Text("\n").join(shown)
 
 
 def _describe_phase(event: events.PhaseEnded) -> str:

@@ -476,7 +476,7 @@ def test_a_plugin_that_breaks_is_named() -> None:
         ("[machine]\naccelerator = 'x'", "2:1", "accelerator",
          "'accelerator' belongs in [machine.qemu]"),
         ("[machine]\nuser = 'x'", "2:1", "user", "'user' belongs in [machine.ssh]"),
-        ("[machine]\nxyzzy = 'x'", "2:1", "xyzzy", "known here: autostart, boot-timeout, box"),
+        ("[machine]\nxyzzy = 'x'", "2:1", "xyzzy", "known here: after, autostart, boot-timeout"),
         ("[machine.network]\nports = []", "2:1", "ports", "did you mean 'forward'?"),
         ("[machine.network]\nforwards = []", "2:1", "forwards", "did you mean 'forward'?"),
         ("[machine.network]\nmod = 1", "2:1", "mod", "did you mean 'mode'?"),
@@ -730,6 +730,25 @@ def test_a_host_port_for_two_nics_is_refused() -> None:
     found = one(text)
     assert (found.line, found.col) == (4, 12)
     assert "is forwarded twice" in found.message
+
+
+def test_order() -> None:
+    assert load("[machines.a]\nafter = ['b']\n[machines.b]").machines["a"].settings.after == ("b",)
+    assert lines("[machines.a]\nafter = ['a']\n") == ["2:9 machine 'a' can't come after itself"]
+    found = one("[machines.web]\nafter = ['dbs']\n[machines.db]\n")
+    assert (found.col, found.message) == (10, "there is no machine 'dbs'")
+    assert found.hint == "did you mean 'db'?"
+    circle = "[machines.x]\n[machines.a]\nafter=['b']\n[machines.b]\nafter=['x', 'c']\n"
+    (said,) = lines(circle + "[machines.c]\nafter=['a']\n")
+    assert said == "3:7 these machines wait for each other: a -> b -> c -> a"
+    assert lines("[machine]\nafter = 'db'\n[machines.db]\n")
+
+
+def test_a_long_order() -> None:
+    chain = "".join(f"[machines.m{n}]\nafter = ['m{n + 1}']\n" for n in range(999))
+    assert len(load(chain + "[machines.m999]\n").machines) == 1000
+    (said,) = lines(chain + "[machines.m999]\nafter = ['m0']\n")
+    assert said.startswith("2:9 these machines wait for each other: m0 -> m1 -> ")
 
 
 def test_one_machine_is_primary() -> None:

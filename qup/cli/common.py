@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,6 +81,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
 
 
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        help="Machines to work on at once; 4 or one for each processor unless said.",
+        show_default=False,
+    ),
+]
+
+
 def print_json(data: dict[str, Any]) -> None:
     """Print a result for programs."""
     typer.echo(json.dumps({"schema": JSON_SCHEMA, **data}, indent=2))
@@ -118,21 +131,29 @@ def _more(error: QupError) -> Iterable[str]:
         yield f"hint: {error.hint}"
 
 
-def for_each(ctx: Context, names: Sequence[str], act: Callable[[str], object]) -> None:
-    """Do something to each machine; the failure of one doesn't keep the others from it.
+def for_each(
+    ctx: Context,
+    names: Sequence[str],
+    act: Callable[[str], object],
+    *,
+    jobs: int | None = None,
+    after: Mapping[str, Sequence[str]] | None = None,
+) -> None:
+    """Do something to each machine; see :func:`qup.runner.parallel.work_through`.
 
     Raises:
         QupError: what failed, at the end.
     """
-    errors: list[QupError] = []
-    for name in names:
-        try:
-            act(name)
-        except QupError as exc:
-            if exc.kind == "interrupted":
-                raise
-            ctx.note(name, f"error: {exc.message}\n{exc.details or ''}".strip())
-            errors.append(exc)
+    from qup.runner.parallel import default_jobs, work_through
+
+    errors = work_through(ctx, names, act, jobs=jobs or default_jobs(), after=after)
+    for error in errors:
+        ctx.note(error.machine or "", f"error: {error.message}\n{error.details or ''}".strip())
+    if errors and len(names) > 1:
+        bad = {error.machine for error in errors}
+        well = [name for name in names if name not in bad]
+        text = f"failed: {', '.join(name for name in names if name in bad)}"
+        ctx.tell("", f"done: {', '.join(well)}; {text}" if well else text, level="warning")
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -188,8 +188,8 @@ def load_config(context: Context, overrides: Overrides) -> Config:
     state = context.project.state
     if state.is_dir() and not state.is_symlink() and not overrides:
         members = [
-            Member(name, machine.settings.autostart, machine.settings.primary)
-            for name, machine in config.machines.items()
+            Member(name, settings.autostart, settings.primary, settings.after)
+            for name, settings in config.settings.items()
         ]
         save_roster(context.project, members)
     return config

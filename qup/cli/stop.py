@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Names, Quiet, for_each
+from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.errors import UsageError
 from qup.runner import stop
+from qup.runner.parallel import invert
 from qup.runner.roster import read_roster
 from qup.ui import open_interface
 
@@ -24,6 +25,7 @@ def down(
         float,
         typer.Option(min=0, metavar="SECONDS", help="Seconds the guest has for shutting down."),
     ] = stop.GRACE,
+    jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,20 +37,22 @@ def down(
     """
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        chosen = read_roster(context.project).choose(names or [])
+        roster = read_roster(context.project)
+        chosen = roster.choose(names or [])
 
         def act(name: str) -> None:
             ran = stop.down(context, context.project.machine(name), force=force, timeout=timeout)
             if not ran:
                 context.tell(name, "is not running")
 
-        for_each(context, chosen, act)
+        for_each(context, chosen, act, jobs=jobs, after=invert(roster.after))
 
 
 def destroy(
     ctx: typer.Context,
     names: Names = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", "--force", "-f", help="Don't ask.")] = False,
+    jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -60,7 +64,8 @@ def destroy(
     """
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        chosen = read_roster(context.project).choose(names or [])
+        roster = read_roster(context.project)
+        chosen = roster.choose(names or [])
         existing = [name for name in chosen if context.project.machine(name).root.is_dir()]
         if existing and not yes:
             _confirm(existing)
@@ -69,7 +74,7 @@ def destroy(
             if not stop.destroy(context, context.project.machine(name)):
                 context.tell(name, "was never created")
 
-        for_each(context, chosen, act)
+        for_each(context, chosen, act, jobs=jobs, after=invert(roster.after))
 
 
 def _confirm(names: list[str]) -> None:

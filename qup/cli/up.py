@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Names, Quiet, for_each
+from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, require_trust, with_settings
 from qup.errors import QupError
@@ -32,6 +32,7 @@ def up(
     names: Names = None,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
+    jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     *,
@@ -52,8 +53,15 @@ def up(
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
         config = _checked_config(context, overrides)
-        chosen = _roster(config).choose(names or [], default="autostart")
-        for_each(context, chosen, lambda name: _start(context, config, name, options))
+        roster = _roster(config)
+        chosen = roster.choose(names or [], default="autostart")
+        for_each(
+            context,
+            chosen,
+            lambda name: _start(context, config, name, options),
+            jobs=jobs,
+            after=roster.after,
+        )
     if not as_json and not quiet:
         _say_how_to_get_in(config, chosen)
 
@@ -67,6 +75,7 @@ def reload(
     ] = False,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
+    jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     *,
@@ -84,14 +93,15 @@ def reload(
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
         config = _checked_config(context, overrides)  # before anything is stopped
-        chosen = _roster(config).choose(names or [], default="autostart")
+        roster = _roster(config)
+        chosen = roster.choose(names or [], default="autostart")
 
         def act(name: str) -> None:
             check_start(context, config.machines[name], options)
             stop.down(context, context.project.machine(name), force=force)
             _start(context, config, name, options)
 
-        for_each(context, chosen, act)
+        for_each(context, chosen, act, jobs=jobs, after=roster.after)
 
 
 def _checked_config(context: Context, overrides: Overrides) -> Config:
@@ -104,8 +114,8 @@ def _roster(config: Config) -> Roster:
     """The machines of a Qupfile that has been read as a whole."""
     return Roster(
         tuple(
-            Member(name, machine.settings.autostart, machine.settings.primary)
-            for name, machine in config.machines.items()
+            Member(name, settings.autostart, settings.primary, settings.after)
+            for name, settings in config.settings.items()
         )
     )
 

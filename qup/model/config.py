@@ -218,6 +218,10 @@ class MachineSettings(Settings):
     primary: bool = Field(
         default=False, description="The machine that 'qup ssh' enters when none is named."
     )
+    after: tuple[str, ...] = Field(
+        default=(),
+        description="Machines that are started before this one, and stopped after it.",
+    )
     user_data: str | None = Field(
         default=None,
         max_length=MAX_USER_DATA,
@@ -318,3 +322,8 @@ class Config:
     origins: dict[str, dict[str, Origin]]
     digest: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, MachineSettings]:
+        """The settings of each machine by name."""
+        return {name: machine.settings for name, machine in self.machines.items()}

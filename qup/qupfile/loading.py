@@ -95,6 +95,7 @@ def load(
         stacks[name] = outer.stack_on(document, (base, table), registry)
         drafts[name] = _Machine(stacks[name], registry, problems).build()
     rules.check_primary(stacks, problems)
+    rules.check_order(stacks, problems)
     rules.check_ports({name: draft.nics for name, draft in drafts.items()}, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from qup.model.config import Config
 from qup.model.network import Forward
+from qup.model.units import shorten
+from qup.qupfile import explain
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
 from qup.toml_positions import KeyPath
@@ -65,6 +67,44 @@ def check_primary(stacks: Mapping[str, Stack], problems: Collector) -> None:
                 hint="set 'primary = true' in the table of one machine only",
             )
         )
+
+
+def check_order(stacks: Mapping[str, Stack], problems: Collector) -> None:
+    """``after`` names machines of this Qupfile, and no machine has to wait for itself."""
+    order: dict[str, list[str]] = {}
+    for name, stack in stacks.items():
+        named = stack.merged.get("after")
+        entries = named if isinstance(named, list | tuple) else ()
+        for index, other in enumerate(entries):
+            if isinstance(other, str) and other not in stacks:
+                hint = explain.hint_for_word(other, stacks)
+                text = f"there is no machine {shorten(other)}"
+                problems.add(stack.problem(("after", index), text, hint=hint))
+        order[name] = [other for other in entries if isinstance(other, str) and other in stacks]
+    if cycle := _find_cycle(order):
+        text = f"these machines wait for each other: {' -> '.join(cycle)}"
+        if len(cycle) == 2:
+            text = f"machine {cycle[0]!r} can't come after itself"
+        problems.add(stacks[cycle[0]].problem(("after",), text))
+
+
+def _find_cycle(order: Mapping[str, Sequence[str]]) -> list[str]:
+    """Names that lead from a machine back to it, or nothing."""
+    settled: set[str] = set()
+    for start in order:
+        path: dict[str, Iterator[str]] = {start: iter(order[start])}
+        while path:
+            name = next(reversed(path))
+            other = next(path[name], None)
+            if other is None:
+                settled.add(name)
+                del path[name]
+            elif other in path:
+                names = list(path)
+                return [*names[names.index(other) :], other]
+            elif other not in settled:
+                path[other] = iter(order[other])
+    return []
 
 
 def check_ports(nics: Nics, stacks: Mapping[str, Stack], problems: Collector) -> None:

@@ -38,11 +38,13 @@ class Context:
         project: where the Qupfile is.
         listener: told everything that happens.
         lock_timeout: seconds to wait for a machine's lock.
+        relay: takes events to the process that deals with them, where that isn't this one.
     """
 
     project: Project
     listener: Listener = field(default=lambda _: None)
     lock_timeout: float = LOCK_TIMEOUT
+    relay: Listener | None = None
 
     @cached_property
     def plugins(self) -> Plugins:
@@ -64,6 +66,9 @@ class Context:
 
     def emit(self, event: Event) -> None:
         """Tell the listener, and the plugins if they are loaded."""
+        if self.relay is not None:
+            self.relay(event)
+            return
         self.listener(event)
         match event:
             case PhaseEnded():

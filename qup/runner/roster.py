@@ -28,6 +28,7 @@ class Member(NamedTuple):
     name: str
     autostart: bool = True
     primary: bool = False
+    after: tuple[str, ...] = ()
 
 
 class Roster(NamedTuple):
@@ -46,6 +47,11 @@ class Roster(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         return (*(member.name for member in self.members), *self.leftovers)
+
+    @property
+    def after(self) -> dict[str, tuple[str, ...]]:
+        """For each machine of the Qupfile those that are started before it."""
+        return {member.name: member.after for member in self.members}
 
     def choose(self, names: Sequence[str], *, default: str = "all") -> list[str]:
         """The machines that a command line means.
@@ -131,7 +137,9 @@ def _from_cache(project: Project) -> tuple[Member, ...] | None:
     try:
         data = json.loads((project.state / CACHE).read_bytes())
         if data["stamp"] == _stamp(project):
-            return tuple(Member(**member) for member in data["members"])
+            return tuple(
+                Member(**{**member, "after": tuple(member["after"])}) for member in data["members"]
+            )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     return None
@@ -157,6 +165,7 @@ def _from_qupfile(project: Project) -> tuple[Member, ...]:
             name,
             autostart=({**common, **_table(own)}).get("autostart") is not False,
             primary=_table(own).get("primary") is True,
+            after=_words(({**common, **_table(own)}).get("after")),
         )
         for name, own in machines.items()
     )
@@ -164,3 +173,7 @@ def _from_qupfile(project: Project) -> tuple[Member, ...]:
 
 def _table(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def _words(value: object) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()

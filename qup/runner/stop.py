@@ -41,6 +41,7 @@ SECOND_PRESS, NEXT_PRESS = 1.0, 3.0
 SSH_BUDGET = 15.0
 QUIT_BUDGET = 5.0
 SIGNAL_BUDGET = 5.0
+BIRTH_BUDGET = 1.0
 UNDO_TIMEOUT = 20.0
 
 
@@ -116,7 +117,7 @@ def stop_locked(
     """Stop a machine whose lock is held, and take back what its start did to the host."""
     assert seen.state is not None
     if seen.alive:
-        pid = seen.pid if seen.pid is not None else find_pid(folder, seen.state)
+        pid = seen.pid if seen.pid is not None else _await_pid(folder, seen.state)
         if pid is None:
             raise MachineError(
                 f"machine {folder.name}: QEMU lives, but its process can't be found",
@@ -127,6 +128,14 @@ def stop_locked(
             phase.result = climb_down(target, seen, force=force, timeout=timeout)
     clean_up(ctx, folder, seen.state)
     return seen.alive
+
+
+def _await_pid(folder: MachineFolder, state: State) -> int | None:
+    """The process of a QEMU that may be so young that it has no command line of its own yet."""
+    deadline = time.monotonic() + BIRTH_BUDGET
+    while (pid := find_pid(folder, state)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return pid
 
 
 def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: float) -> str:

@@ -337,8 +337,11 @@ class _Up:
         try:
             yield
         except BaseException as exc:
-            if not observe(self.folder, thorough=False).alive:
+            seen = observe(self.folder, thorough=False)
+            if not seen.alive:
                 clean_up(self.ctx, self.folder, state)
+            elif not seen.let_go:  # interrupted after QEMU was born and before anybody held it
+                stop_locked(self.ctx, self.folder, seen, force=True, timeout=0.0)
             if isinstance(exc, KeyboardInterrupt):
                 raise Interrupted from None
             raise
