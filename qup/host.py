@@ -104,6 +104,17 @@ class LocalHost:
             hint=f"did you mean {near[0]!r}?" if near else f"'{program} -machine help' lists them",
         )
 
+    def emulator(self, program: str, accelerator: str) -> tuple[str, str]:
+        """What a guest's state depends on besides its plan.
+
+        Returns:
+            The QEMU program as it is now (where, how large, how old, which version), and the
+            processor if the guest sees the host's.
+        """
+        version = ".".join(map(str, self.qemu_version(program)))
+        processor = "" if accelerator == "tcg" else _describe_processor()
+        return f"{version} {_fingerprint(self._find(program))}", processor
+
     def prove(self, program: str, properties: Mapping[str, str], cpu: str) -> Verdict:
         """Run the probe, or remember its verdict. See :func:`qup.qemu.probe.run_probe`."""
         from qup.api import Verdict
@@ -171,6 +182,16 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{(time.time() - time.monotonic()) // 600:.0f}"
+
+
+def _describe_processor() -> str:
+    """The host's first processor: its model, stepping, microcode and features."""
+    with contextlib.suppress(OSError):
+        block = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+        wanted = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags")
+        lines = [line for line in block.splitlines() if line.startswith(wanted)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return " ".join(os.uname())
 
 
 def _is_fresh(verdict: Facts) -> bool:

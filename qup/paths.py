@@ -166,6 +166,11 @@ class RuntimeFolder(NamedTuple):
         return self.root / "agent"
 
     @property
+    def identity(self) -> Path:
+        """The serial port by which a restored guest becomes another machine."""
+        return self.root / "identity"
+
+    @property
     def ssh_master(self) -> Path:
         return self.root / "ssh.sock"
 
@@ -176,8 +181,8 @@ class RuntimeFolder(NamedTuple):
 
     def remove(self) -> None:
         """Remove the sockets, the link and the folder, and nothing that qup didn't put there."""
-        sockets = (self.control, self.events, self.console, self.agent, self.ssh_master)
-        for path in (*sockets, self.ssh):
+        sockets = (self.control, self.events, self.console, self.agent, self.identity)
+        for path in (*sockets, self.ssh_master, self.ssh):
             with contextlib.suppress(OSError):
                 path.unlink()
         with contextlib.suppress(OSError):

@@ -117,6 +117,10 @@ class FakeHost:
         self._require(program)
         return accelerator in self.accelerators
 
+    def emulator(self, program: str, accelerator: str) -> tuple[str, str]:  # noqa: ARG002
+        """Its version stands for a QEMU program."""
+        return ".".join(map(str, self.version)), ""
+
     def machine_type(self, program: str, name: str) -> str:
         """``q35`` as the newest of its kind; every other name as it is."""
         self._require(program)
@@ -297,6 +301,9 @@ def make_plan(
     return plan_for(context, chosen, identity, spec, None)
 
 
+SOCKETS = ("control", "events", "console", "agent", "identity")
+
+
 def qemu_words(plan: Plan) -> list[str]:
     """The words of QEMU's command line for a plan; files are in ``/machine`` and ``/box``."""
     folder = Path("/machine")
@@ -306,7 +313,7 @@ def qemu_words(plan: Plan) -> list[str]:
         serial_log=folder / "serial.log",
         box=Path("/box"),
         files={disk.role: folder / _file_name(disk) for disk in plan.disks},
-        sockets={name: folder / name for name in ("control", "events", "console", "agent")},
+        sockets={name: folder / name for name in SOCKETS},
     )
     return words(build(plan, layout))
 

@@ -47,6 +47,7 @@ TABLE = [
     Row("disk", ('"3G"', "20000", "4G"), (3 * GIB, 20000 * MIB, 4 * GIB)),
     Row("hostname", ('"one"', "two", "three"), ("one", "two", "three")),
     Row("boot-timeout", ('"1m"', "90", "2m"), (60, 90, 120)),
+    Row("templates", ("true", "no", "yes"), (True, False, True)),
     Row("userdata", ('"one"', "/two", "/three"), ("one", "/two", "/three")),
     Row("ssh.user", ('"one"', "two", "three"), ("one", "two", "three")),
     Row("network.mode", ('"user"', "user", "user"), ("user", "user", "user")),

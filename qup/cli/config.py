@@ -176,7 +176,7 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
     box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)
     sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console,
-               "agent": runtime.agent}  # fmt: skip
+               "agent": runtime.agent, "identity": runtime.identity}  # fmt: skip
     arguments = build(item, layout_for(item, folder, box, program, sockets))
     if as_json:
         print_json(

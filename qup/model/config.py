@@ -212,6 +212,7 @@ class MachineSettings(Settings):
         description=summarize("boot-timeout"),
         json_schema_extra={"default": "5m"},
     )
+    templates: bool = Field(default=True, description=summarize("templates"))
     autostart: bool = Field(
         default=True, description="Whether 'qup up' without names starts this machine."
     )

@@ -139,6 +139,20 @@ class ExtraArguments:
 
 
 @dataclass(frozen=True)
+class TemplatePlan:
+    """Whether the machine's first start may be the restoring of a template.
+
+    Attributes:
+        key: names everything that a guest sees and that can't be changed later; a template
+            with another key doesn't fit. None while the box isn't here, or with an obstacle.
+        obstacle: why the machine can't have a template, or None.
+    """
+
+    key: str | None = None
+    obstacle: str | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything about one machine's start. Sizes in bytes unless the name says otherwise."""
 
@@ -157,6 +171,7 @@ class Plan:
     boot_timeout: float
     provision: tuple[ProvisionStep, ...] = ()
     extra: tuple[ExtraArguments, ...] = ()
+    template: TemplatePlan | None = None
     schema: int = PLAN_SCHEMA
 
     @property
@@ -179,6 +194,13 @@ class Plan:
         """The NIC that ssh goes through: the first by which the host reaches the guest."""
         reachable = (index for index, nic in enumerate(self.nics) if nic.plan.reachable)
         return next(reachable, 0)
+
+    @property
+    def identity_port(self) -> bool:
+        """Whether the guest has a second serial port, by which a restored one becomes another
+        machine. It has one with and without a template, as its hardware should stay the same.
+        """
+        return self.template is not None and self.template.obstacle is None
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``qup plan --json`` prints it."""

@@ -122,6 +122,14 @@ SETTINGS = (
         "How long the guest may take until ssh answers.",
     ),
     Setting(
+        "templates",
+        "QUP_TEMPLATES",
+        "--templates",
+        "",
+        "Whether the first start may restore a template instead of booting.",
+        kind=Kind.SWITCH,
+    ),
+    Setting(
         "userdata",
         "QUP_USERDATA",
         "--userdata",

@@ -11,6 +11,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 
 from qup.model.drives import DISK
@@ -26,8 +27,23 @@ X86 = ("x86_64", "i386")
 MONITORS = ("control", "events")
 CONSOLE = "console"
 AGENT = "agent"
+IDENTITY = "identity"
+MEMORY = "ram"
 AGENT_PORT = "org.qemu.guest_agent.0"
 """The name by which a guest agent finds its port (``qemu-ga(8)``)."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A file that is the guest's memory.
+
+    Attributes:
+        path: the file; it has the size of the memory.
+        share: what the guest writes goes into the file; if not, it is the guest's own.
+    """
+
+    path: str
+    share: bool
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,16 @@ class Layout:
         serial_log: the file that collects what the guest's console says.
         box: the folder with the box's ``kernel`` and ``initrd``.
         files: the file of each disk, by its role.
-        sockets: for each of ``control``, ``events`` and ``console`` (and ``agent``, if the plan
-            has one) a path to listen at, or the number of a listening socket that QEMU inherits.
+        sockets: for each of ``control``, ``events`` and ``console`` (and ``agent`` and
+            ``identity``, if the plan has them) a path to listen at, or the number of a listening
+            socket that QEMU inherits.
         taps: for each NIC with a tap (``net0``) the number of an open descriptor that QEMU
             inherits; QEMU opens one that isn't here by its name.
         sandbox: confine QEMU by seccomp; for Linux.
+        memory: the file that is the guest's memory; None for memory without a file.
+        incoming: the guest's state comes by the monitor (``migrate-incoming``).
+        second_lease: the state's user network has given its first lease to the template's
+            card. The machine's own gets the second, which shall be the same address.
     """
 
     program: Path
@@ -55,6 +76,9 @@ class Layout:
     sockets: Mapping[str, Path | int] = field(default_factory=dict)
     taps: Mapping[str, int] = field(default_factory=dict)
     sandbox: bool = True
+    memory: Memory | None = None
+    incoming: bool = False
+    second_lease: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,9 +138,9 @@ def option_string(first: str, properties: Mapping[str, str]) -> str:
 def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument((os.fspath(layout.program),), "qemu.program")
     yield from _identity(plan)
-    yield from _processor(plan)
+    yield from _processor(plan, layout)
     yield from _confinement(layout)
-    yield from _channels(layout)
+    yield from _channels(plan, layout)
     if plan.guest_agent:
         yield from _agent(layout)
     yield from _boot(plan, layout)
@@ -126,6 +150,8 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     if plan.box.arch in X86:
         yield Argument(("-device", "pvpanic-pci"), "qup: a kernel's panic is told")
         yield Argument(("-action", "panic=pause"), "qup: a kernel's panic can be looked at")
+    if layout.incoming:
+        yield Argument(("-incoming", "defer"), "qup: restored")
     yield Argument(("-S",), "qup: forwards are added before the guest runs")
     for extra in plan.extra:
         yield Argument(extra.words, extra.origin)
@@ -137,14 +163,23 @@ def _identity(plan: Plan) -> Iterator[Argument]:
     yield Argument(("-uuid", plan.identity.uuid), "qup: identity")
 
 
-def _processor(plan: Plan) -> Iterator[Argument]:
+def _processor(plan: Plan, layout: Layout) -> Iterator[Argument]:
     properties = dict(plan.accelerator.properties)
     accelerator = option_string(properties.pop("accel"), properties)
-    yield Argument(("-machine", plan.machine_type), "qemu.machine")
+    backend = f",memory-backend={MEMORY}" if layout.memory else ""
+    yield Argument(("-machine", plan.machine_type + backend), "qemu.machine")
     yield Argument(("-accel", accelerator), "qemu.accelerator")
     yield Argument(("-cpu", plan.cpu), "qemu.cpu")
     yield Argument(("-smp", str(plan.cpus)), "cpus")
     yield Argument(("-m", f"{plan.memory_mib}M"), "memory")
+    if layout.memory:
+        yield Argument(("-object", _memory(plan, layout.memory)), "qup: template")
+
+
+def _memory(plan: Plan, memory: Memory) -> str:
+    properties = {"id": MEMORY, "size": f"{plan.memory_mib}M", "mem-path": memory.path}
+    share = "on" if memory.share else "off"
+    return option_string("memory-backend-file", {**properties, "share": share})
 
 
 def _confinement(layout: Layout) -> Iterator[Argument]:
@@ -157,13 +192,17 @@ def _confinement(layout: Layout) -> Iterator[Argument]:
     yield Argument(("-pidfile", os.fspath(layout.pidfile)), "qup: liveness")
 
 
-def _channels(layout: Layout) -> Iterator[Argument]:
+def _channels(plan: Plan, layout: Layout) -> Iterator[Argument]:
     for name in MONITORS:
         yield Argument(("-chardev", _socket(name, layout, {})), "qup: monitor")
         yield Argument(("-mon", f"chardev={name},mode=control"), "qup: monitor")
     log = {"logfile": os.fspath(layout.serial_log), "logappend": "on"}
     yield Argument(("-chardev", _socket(CONSOLE, layout, log)), "qup: console")
     yield Argument(("-serial", f"chardev:{CONSOLE}"), "qup: console")
+    if plan.identity_port:
+        origin = "qup: identity of a restored guest"
+        yield Argument(("-chardev", _socket(IDENTITY, layout, {})), origin)
+        yield Argument(("-serial", f"chardev:{IDENTITY}"), origin)
 
 
 def _agent(layout: Layout) -> Iterator[Argument]:
@@ -215,6 +254,8 @@ def _network(plan: Plan, layout: Layout) -> Iterator[Argument]:
         backend = dict(nic.plan.netdev)
         if nic.plan.tap is not None:
             backend |= _tap(name, nic.plan.tap, layout)
+        if layout.second_lease and backend["type"] == "user" and nic.plan.guest_address:
+            backend["dhcpstart"] = str(ip_address(nic.plan.guest_address) - 1)
         netdev = option_string(backend.pop("type"), {"id": name, **backend})
         # No boot ROM: a guest that never boots from the network starts sooner without.
         device = {"netdev": name, "mac": nic.mac, "romfile": ""}

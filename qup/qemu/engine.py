@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ GREETING_TIMEOUT = 20.0
 """Seconds until QEMU must have greeted; it takes 0.1 s unless the host is starved."""
 
 SAID_LIMIT = 4000
+PR_SET_PDEATHSIG = 1
+"""``<linux/prctl.h>``"""
 
 
 @dataclass
@@ -61,7 +64,14 @@ class Engine:
 
 
 def start(
-    plan: Plan, layout: Layout, folder: MachineFolder, runtime: RuntimeFolder, cwd: Path
+    plan: Plan,
+    layout: Layout,
+    folder: MachineFolder,
+    runtime: RuntimeFolder,
+    cwd: Path,
+    *,
+    inherit: Sequence[int] = (),
+    mortal: bool = False,
 ) -> Engine:
     """Start QEMU with its guest still stopped, and connect to its monitors.
 
@@ -71,6 +81,8 @@ def start(
         folder: the machine's folder.
         runtime: where the sockets go.
         cwd: the folder QEMU runs in.
+        inherit: more descriptors that QEMU gets, by the same numbers.
+        mortal: QEMU ends when this process does, however that ends; Linux only.
 
     Raises:
         HostError: a tap can't be had.
@@ -89,13 +101,16 @@ def start(
         }
         if plan.guest_agent:
             sockets["agent"] = stack.enter_context(_listen(runtime.agent))
+        if plan.identity_port:
+            sockets["identity"] = stack.enter_context(_listen(runtime.identity))
         numbers: dict[str, Path | int] = {name: item.fileno() for name, item in sockets.items()}
         taps = {name: stack.enter_context(opened) for name, opened in _open_taps(plan)}
         fds = {name: tap.fd for name, tap in taps.items()}
         arguments = build(plan, replace(layout, sockets=numbers, taps=fds))
         argv = [word for argument in arguments for word in argument.words]
-        inherited = [alive, *(item.fileno() for item in sockets.values()), *fds.values()]
-        process = _spawn(argv, log, cwd, inherited)
+        listening = [item.fileno() for item in sockets.values()]
+        inherited = [alive, *listening, *fds.values(), *inherit]
+        process = _spawn(argv, log, cwd, inherited, mortal=mortal)
     engine = _greet(process, plan.identity.name, runtime, log)
     engine.taps = tuple(tap.link for tap in taps.values())
     return engine
@@ -122,7 +137,9 @@ def _listen(path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-def _spawn(argv: list[str], log: Path, cwd: Path, fds: list[int]) -> subprocess.Popen[bytes]:
+def _spawn(
+    argv: list[str], log: Path, cwd: Path, fds: list[int], *, mortal: bool
+) -> subprocess.Popen[bytes]:
     try:
         with log.open("ab") as output:
             output.write(f"$ {quote(argv)}\n".encode(errors="surrogateescape"))
@@ -136,11 +153,21 @@ def _spawn(argv: list[str], log: Path, cwd: Path, fds: list[int]) -> subprocess.
                 pass_fds=fds,
                 start_new_session=True,
                 umask=0o077,
+                # No thread of ours runs at that time.
+                preexec_fn=_die_with_parent() if mortal else None,  # noqa: PLW1509
             )
     except FileNotFoundError as exc:
         raise missing_program(argv[0]) from exc
     except OSError as exc:
         raise explain_os_error("start", Path(argv[0]), exc) from exc
+
+
+def _die_with_parent() -> Callable[[], object]:
+    """What makes the kernel kill a child when its parent ends (``prctl(2)``)."""
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _greet(

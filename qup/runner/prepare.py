@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qup.errors import BoxError, HostError, PluginError
 from qup.files import read_text
@@ -16,6 +16,7 @@ from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
 from qup.runner.context import Context
+from qup.templates.key import Emulator, plan_template
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,15 @@ def make_plan(
         user_data=_user_data(ctx, config),
     )
     plan = plan_machine(config, facts, identity, plan_nic)
-    return add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
+    plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
+    wanted = settings.templates
+    template = plan_template(plan, emulator_for(ctx, plan), wanted=wanted, system=ctx.host.system)
+    return replace(plan, template=template)
+
+
+def emulator_for(ctx: Context, plan: Plan) -> Emulator:
+    """What runs the guest of a plan."""
+    return Emulator(*ctx.host.emulator(plan.program, plan.accelerator.name))
 
 
 def _user_data(ctx: Context, config: MachineConfig) -> str | None:

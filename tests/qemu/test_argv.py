@@ -33,9 +33,10 @@ from qup.model.plan import (
     Nic,
     Plan,
     SeedPlan,
+    TemplatePlan,
 )
 from qup.qemu import argv, disk
-from qup.qemu.argv import Layout
+from qup.qemu.argv import Layout, Memory
 from qup.qemu.qmp import MonitorClosed, Qmp
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -107,7 +108,16 @@ PATHS = Layout(
         "control": Path("/run/q/qmp"),
         "events": Path("/run/q/ev"),
         "console": Path("/run/q/c"),
+        "identity": Path("/run/q/i"),
     },
+)
+TEMPLATE = replace(
+    TINY,
+    nics=(replace(TINY.nics[0], plan=replace(TINY.nics[0].plan, guest_address="10.0.2.15")),),
+    template=TemplatePlan("k"),
+)
+RESTORED = replace(
+    PATHS, memory=Memory("/proc/self/fd/9,", share=False), incoming=True, second_lease=True
 )
 AWKWARD = Layout(
     program=Path("/opt/my qemu/qemu"),
@@ -132,6 +142,8 @@ AWKWARD = Layout(
         ("awkward", TINY, AWKWARD),
         ("iso", ISO, PATHS),
         ("sata", IDE, PATHS),
+        ("template", TEMPLATE, replace(PATHS, memory=Memory("/t/ram", share=True))),
+        ("restored", TEMPLATE, RESTORED),
         ("ide", replace(IDE, machine_type="pc-i440fx-7.2"), PATHS),
     ],
 )

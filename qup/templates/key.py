@@ -1,0 +1,111 @@
+"""What makes a template fit a machine. Pure: no I/O.
+
+A restored guest goes on with the hardware it was booted with, so everything that it sees is
+part of the key. A plan's fields count unless they are known not to matter: what is added to
+plans one day can't be forgotten here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qup.model.drives import DISK
+from qup.model.plan import Plan, TemplatePlan
+
+RECIPE = 1
+"""Counts how templates are made and restored; those of another recipe don't fit."""
+
+KEY_LENGTH = 32
+X86 = ("x86_64", "i386")
+USER = "user"
+
+NOT_SEEN = ("identity", "program", "boot_timeout", "provision", "template", "schema")
+"""Fields of a plan that the guest doesn't see, or not before it is itself."""
+CHANGED_LATER = ("instance_id", "hostname")
+"""Fields of the seed that a restored guest is told anew."""
+HOST_SIDE = ("forwards", "actions", "ssh_address")
+"""Fields of a NIC's plan that are the host's business."""
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """What runs the guest.
+
+    Attributes:
+        qemu: the program, as it is now.
+        processor: the host's, where the guest sees it; empty in emulation.
+    """
+
+    qemu: str
+    processor: str = ""
+
+
+def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
+    """Everything that a guest sees and that can't be changed while it runs."""
+    data = {key: value for key, value in plan.to_dict().items() if key not in NOT_SEEN}
+    data["seed"] = _without(data["seed"], CHANGED_LATER)
+    if plan.seed.user_data:
+        # What it does at the first boot may depend on the guest's name.
+        data["seed"]["hostname"] = plan.seed.hostname
+    data["nics"] = [_describe_nic(nic) for nic in data["nics"]]
+    return {
+        "recipe": RECIPE,
+        "qemu": emulator.qemu,
+        "processor": emulator.processor,
+        **json.loads(json.dumps(data)),
+    }
+
+
+def _describe_nic(nic: Mapping[str, Any]) -> dict[str, Any]:
+    plan = _without(nic["plan"], HOST_SIDE)
+    plan["netdev"] = _without(plan["netdev"], ("hostname",))
+    return {**_without(nic, ("mac",)), "plan": plan}
+
+
+def _without(data: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in names}
+
+
+def make_key(visible: Mapping[str, Any]) -> str:
+    """A name for all of it, in hexadecimal digits."""
+    text = json.dumps(visible, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def plan_template(plan: Plan, emulator: Emulator, *, wanted: bool, system: str) -> TemplatePlan:
+    """Say whether a machine can have a template, and by what it is found.
+
+    Args:
+        plan: with everything else in it.
+        emulator: what runs the guest.
+        wanted: what ``templates`` in the Qupfile says.
+        system: the host's, as :data:`sys.platform` names it.
+    """
+    obstacle = None if wanted else "templates = false"
+    obstacle = obstacle or find_obstacle(plan, system)
+    if obstacle or plan.box_digest is None:
+        return TemplatePlan(obstacle=obstacle)
+    return TemplatePlan(make_key(describe_visible(plan, emulator)))
+
+
+def find_obstacle(plan: Plan, system: str) -> str | None:
+    """Why a machine can't be restored from a template, in a few words; or None."""
+    if system != "linux":
+        return "templates need Linux"
+    if plan.box.arch not in X86:
+        return f"templates are for x86 guests, not for {plan.box.arch}"
+    if plan.box.iso:
+        return "the box is an ISO, which doesn't read what makes a guest a machine of its own"
+    if plan.extra:
+        return f"words of {plan.extra[0].origin} on QEMU's command line"
+    others = [disk.role for disk in plan.disks if disk.role not in (DISK, "seed")]
+    if others:
+        return f"it has another disk ({others[0]})"
+    for nic in plan.nics:
+        if nic.plan.netdev.get("type") != USER or nic.plan.guest_address is None:
+            return f"network mode {nic.mode}"
+    return None
