@@ -84,6 +84,10 @@ class LocalHost:
     def qemu_supports(self, program: str, accelerator: str) -> bool:
         return accelerator in self._facts(program)["accelerators"]
 
+    def display_types(self, program: str) -> tuple[str, ...]:
+        """The types of ``-display`` that a QEMU program has; VNC is not among them."""
+        return tuple(self._facts(program)["displays"])
+
     def machine_types(self, program: str) -> Mapping[str, str]:
         """The machine types of a QEMU program: every name, and the versioned one it means."""
         types: dict[str, str] = self._facts(program)["machines"]
@@ -217,7 +221,8 @@ def _ask(path: Path) -> Facts:
     questions = (
         ("version", ("--version",), _parse_version),
         ("machines", ("-machine", "help"), _parse_machines),
-        ("accelerators", ("-accel", "help"), _parse_accelerators),
+        ("accelerators", ("-accel", "help"), _parse_words),
+        ("displays", ("-display", "help"), _parse_words),
     )
     threads = [threading.Thread(target=ask, args=question, daemon=True) for question in questions]
     for thread in threads:
@@ -254,8 +259,10 @@ def _parse_machines(text: str) -> dict[str, str]:
     return types
 
 
-def _parse_accelerators(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines()[1:] if line.strip()]
+def _parse_words(text: str) -> list[str]:
+    """The words that stand alone on a line; what explains them has several."""
+    lines = [line.split() for line in text.splitlines()[1:]]
+    return [words[0] for words in lines if len(words) == 1]
 
 
 def _is_sound(content: Any) -> bool:
@@ -282,6 +289,7 @@ def _is_facts(facts: Any) -> bool:
         and len(facts["version"]) == 3
         and isinstance(facts.get("machines"), dict)
         and isinstance(facts.get("accelerators"), list)
+        and isinstance(facts.get("displays"), list)
     )
 
 

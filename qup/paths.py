@@ -171,6 +171,11 @@ class RuntimeFolder(NamedTuple):
         return self.root / "identity"
 
     @property
+    def vnc(self) -> Path:
+        """VNC, where the display is a private one; QEMU makes it."""
+        return self.root / "vnc"
+
+    @property
     def ssh_master(self) -> Path:
         return self.root / "ssh.sock"
 
@@ -181,7 +186,7 @@ class RuntimeFolder(NamedTuple):
 
     def remove(self) -> None:
         """Remove the sockets, the link and the folder, and nothing that qup didn't put there."""
-        sockets = (self.control, self.events, self.console, self.agent, self.identity)
+        sockets = (self.control, self.events, self.console, self.agent, self.identity, self.vnc)
         for path in (*sockets, self.ssh_master, self.ssh):
             with contextlib.suppress(OSError):
                 path.unlink()

@@ -9,10 +9,12 @@ from typing import Any
 from qup.drives import plan_disks
 from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig, NetworkUse
+from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, VIRTIO
 from qup.model.network import Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
+    DisplayPlan,
     ExtraArguments,
     Identity,
     Nic,
@@ -39,6 +41,7 @@ class Facts:
         user_data: what the file of ``userdata`` says, if one is named.
         project: see :class:`~qup.model.network.NicRequest`.
         resolvers: the host's DNS servers.
+        display: where the picture goes, once ``auto`` is settled.
     """
 
     machine_type: str
@@ -49,6 +52,7 @@ class Facts:
     user_data: str | None = None
     project: str = ""
     resolvers: tuple[str, ...] = ()
+    display: str = NONE
 
 
 SSH_ONLY = NicPlan({"type": "user", "restrict": "on", "ipv6": "off", "net": "10.0.255.0/24"})
@@ -94,6 +98,8 @@ def plan_machine(
         boot_timeout=settings.boot_timeout,
         provision=facts.provision,
         extra=(ExtraArguments(settings.qemu.args, "qemu.args"),) if settings.qemu.args else (),
+        display=_plan_display(facts.display),
+        nographic=settings.qemu.nographic,
     )
 
 
@@ -113,6 +119,13 @@ def _plan_nics(
     if not any(nic.plan.reachable for nic in nics):
         nics.append(Nic("user", make_mac(identity.id, len(nics)), SSH_ONLY))
     return tuple(nics)
+
+
+def _plan_display(value: str) -> DisplayPlan | None:
+    if value == NONE:
+        return None
+    display = parse_display(value)
+    return DisplayPlan(display.type, str(display), display.private)
 
 
 def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:
@@ -194,6 +207,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "qemu.machine": plan["machine_type"],
             "qemu.accelerator": plan["accelerator"]["name"],
             "qemu.cpu": plan["cpu"],
+            "qemu.display": (plan.get("display") or {"value": NONE})["value"],
             "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
         }
     except (KeyError, TypeError, ValueError):  # written by another version of qup

@@ -32,6 +32,12 @@ case "$*" in
         echo "Accelerators supported in QEMU binary:"
         echo "tcg"
         echo "kvm" ;;
+    "-display help")
+        echo "Available display backend types:"
+        echo "none"
+        echo "gtk"
+        echo
+        echo "Some display backends support suboptions, which can be set with" ;;
 esac
 """
 
@@ -93,7 +99,9 @@ def test_each_question_is_asked_once(cache: Path, make: Make, log: Path) -> None
         host = LocalHost(cache)
         host.qemu_version(program)
         host.qemu_supports(program, "kvm")
-    assert sorted(log.read_text().splitlines()) == ["--version", "-accel help", "-machine help"]
+        assert host.display_types(program) == ("none", "gtk")
+    asked = ["--version", "-accel help", "-display help", "-machine help"]
+    assert sorted(log.read_text().splitlines()) == asked
 
 
 def test_questions_are_asked_at_once(cache: Path, make: Make) -> None:

@@ -64,6 +64,8 @@ TABLE = [
     Row("qemu.accelerator", ('"kvm"', "auto", "tcg"), ("kvm", "auto", "tcg")),
     Row("qemu.machine", ('"pc"', "q35", "pc"), ("pc", "q35", "pc")),
     Row("qemu.cpu", ('"max"', "qemu64", "max,-svm"), ("max", "qemu64", "max,-svm")),
+    Row("qemu.display", ("true", "vnc", "vnc=:1"), ("auto", "vnc", "vnc=127.0.0.1:1")),
+    Row("qemu.nographic", ("false", "1", "no"), (False, True, False)),
 ]
 
 ROWS = {row.key: row for row in TABLE}

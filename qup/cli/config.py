@@ -144,6 +144,7 @@ def _print_plan(name: str, item: Plan) -> None:
         **_nic_rows(item),
         "ssh": f"as {item.seed.user}",
         "qemu": f"{item.program}, {item.machine_type}, {item.accelerator.name}, cpu {item.cpu}",
+        "display": item.display.value if item.display else "none",
         "boot-timeout": f"{item.boot_timeout:g}s",
     }
     if item.provision:
@@ -176,7 +177,8 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
     box = context.boxes.folder(item.box_digest or "not-here-yet")
     program = context.host.which(item.program) or Path(item.program)
     sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console,
-               "agent": runtime.agent, "identity": runtime.identity}  # fmt: skip
+               "agent": runtime.agent, "identity": runtime.identity,
+               "vnc": runtime.vnc}  # fmt: skip
     arguments = build(item, layout_for(item, folder, box, program, sockets))
     if as_json:
         print_json(

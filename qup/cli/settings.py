@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,7 +58,7 @@ def translate_words(words: Sequence[str], environment: Mapping[str, str]) -> lis
         UsageError: a switch has a value that is neither yes nor no.
     """
     end = words.index("--") if "--" in words else len(words)
-    translated = [_translate(word) for word in words[:end]]
+    translated = _complete_bare([_translate(word) for word in words[:end]])
     said = {word.partition("=")[0] for word in translated}
     for setting in SETTINGS:
         switch, value = setting.old_switch
@@ -69,6 +70,18 @@ def translate_words(words: Sequence[str], environment: Mapping[str, str]) -> lis
         if wanted[-1] and not elsewhere:
             translated.append(f"{setting.flag}={value}")
     return [*translated, *words[end:]]
+
+
+_BARE = {flag: setting.bare for setting in SETTINGS if setting.bare for flag in setting.options}
+
+
+def _complete_bare(words: Sequence[str]) -> list[str]:
+    """Give an option that needs no value (``--display``) the one it stands for."""
+    pairs = zip_longest(words, words[1:], fillvalue="-")
+    return [
+        f"{word}={_BARE[word]}" if word in _BARE and follower.startswith("-") else word
+        for word, follower in pairs
+    ]
 
 
 _OLD = {setting.old: setting for setting in SETTINGS if setting.old}
@@ -196,7 +209,7 @@ def load_config(context: Context, overrides: Overrides) -> Config:
 
 
 def require_trust(project: Project, config: Config) -> None:
-    """Refuse a Qupfile that could run programs on this computer, until the user trusts it.
+    """Refuse a Qupfile that reaches into this computer, or opens it, until the user trusts it.
 
     Raises:
         ConfigError: it could, and ``qup trust`` was not said for this content.
@@ -209,7 +222,8 @@ def require_trust(project: Project, config: Config) -> None:
         return
     lines = [f"machine {item.machine}: {item.key} = {item.description}" for item in found]
     raise ConfigError(
-        "this Qupfile can run programs on this computer, and you have not said that you trust it",
+        "this Qupfile asks for more on this computer than guests, and you have not said that you"
+        " trust it",
         details="\n".join(lines),
         hint="read it; if it is fine, 'qup trust' allows exactly this content",
     )

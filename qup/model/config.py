@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from qup.model import units
+from qup.model.display import AUTO, NONE, parse_display
 from qup.model.settings import summarize
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -111,6 +112,24 @@ CacheName = Literal["default", "none", "writethrough", "writeback", "directsync"
 IoName = Literal["default", "threads", "native", "io_uring"]
 
 
+def _display(value: object) -> object:
+    if isinstance(value, bool):
+        return AUTO if value else NONE
+    return str(parse_display(value)) if isinstance(value, str) else value
+
+
+Display = Annotated[
+    str,
+    BeforeValidator(_display),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "minLength": 1}, {"type": "boolean"}],
+            "examples": ["vnc", "vnc=localhost:0", "gtk", True],
+        }
+    ),
+]
+
+
 class Settings(BaseModel):
     """Base of every table: strict types, kebab-case keys, nothing unknown, frozen."""
 
@@ -183,10 +202,17 @@ class QemuSettings(Settings):
     )
     cache: CacheName = Field(default="default", description="How the disk's writes reach its file.")
     io: IoName = Field(default="default", description="How QEMU asks the host to read and write.")
+    display: Display = Field(default=NONE, description=summarize("qemu.display"))
+    nographic: bool = Field(default=False, description=summarize("qemu.nographic"))
     args: tuple[str, ...] = Field(
         default=(),
         description="Words appended to QEMU's command line as they are. Needs 'qup trust'.",
     )
+
+    @property
+    def shown_at(self) -> str:
+        """The display that counts: a machine that is ``nographic`` has none."""
+        return NONE if self.nographic else self.display
 
 
 class MachineSettings(Settings):

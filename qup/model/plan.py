@@ -122,6 +122,21 @@ class SeedPlan:
 
 
 @dataclass(frozen=True)
+class DisplayPlan:
+    """A graphics card, and where its picture goes.
+
+    Attributes:
+        type: QEMU's type: ``vnc``, ``gtk`` ...
+        value: the whole of ``-display``; a private one lacks the socket's path.
+        private: VNC at the machine's own socket, whose place the layout knows.
+    """
+
+    type: str
+    value: str
+    private: bool = False
+
+
+@dataclass(frozen=True)
 class ProvisionStep:
     """One provisioner to run: its name, its options, and a digest of both and their inputs."""
 
@@ -154,7 +169,11 @@ class TemplatePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about one machine's start. Sizes in bytes unless the name says otherwise."""
+    """Everything about one machine's start. Sizes in bytes unless the name says otherwise.
+
+    ``display`` is None for a machine without a graphics card; a machine that is ``nographic``
+    has its firmware speak on the serial console.
+    """
 
     identity: Identity
     box: BoxSpec
@@ -172,6 +191,8 @@ class Plan:
     provision: tuple[ProvisionStep, ...] = ()
     extra: tuple[ExtraArguments, ...] = ()
     template: TemplatePlan | None = None
+    display: DisplayPlan | None = None
+    nographic: bool = False
     schema: int = PLAN_SCHEMA
 
     @property

@@ -45,6 +45,7 @@ class Setting(NamedTuple):
         old: what docker-machine's driver calls the option; understood, but not shown.
         old_switch: an option of that driver without a value, and the value it stands for
             where none is said; understood, but not shown.
+        bare: the value that its option stands for when no value follows it.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Setting(NamedTuple):
     kind: Kind = Kind.TEXT
     old: str = ""
     old_switch: tuple[str, str] = ("", "")
+    bare: str = ""
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -182,6 +184,28 @@ SETTINGS = (
     ),
     Setting("qemu.machine", "QUP_MACHINE_TYPE", "--machine-type", "TYPE", "QEMU's machine type."),
     Setting("qemu.cpu", "QUP_CPU", "--cpu", "MODEL", "CPU model; auto: as the accelerator says."),
+    Setting(
+        "qemu.display",
+        "QUP_DISPLAY",
+        "--display",
+        "TYPE",
+        "Where the picture goes: none, vnc (a socket of yours), auto (what suits this computer),"
+        " or what QEMU's -display takes. In a Qupfile, some need 'qup trust'.",
+        aliases=("QEMU_DISPLAY_TYPE",),
+        flags=("--display-type",),
+        old="--qemu-display-type",
+        old_switch=("--qemu-display", "auto"),
+        bare="auto",
+    ),
+    Setting(
+        "qemu.nographic",
+        "QUP_NOGRAPHIC",
+        "--nographic",
+        "",
+        "No display, and the machine's console in this terminal until it powers off.",
+        kind=Kind.SWITCH,
+        old="--qemu-nographic",
+    ),
 )
 """Every setting that has variables and options of its own."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from qup.model.display import VNC
 from qup.model.drives import DISK
 from qup.model.network import Tap
 from qup.model.plan import Plan
@@ -58,7 +59,7 @@ class Layout:
         files: the file of each disk, by its role.
         sockets: for each of ``control``, ``events`` and ``console`` (and ``agent`` and
             ``identity``, if the plan has them) a path to listen at, or the number of a listening
-            socket that QEMU inherits.
+            socket that QEMU inherits; for ``vnc`` the path that a private display listens at.
         taps: for each NIC with a tap (``net0``) the number of an open descriptor that QEMU
             inherits; QEMU opens one that isn't here by its name.
         sandbox: confine QEMU by seccomp; for Linux.
@@ -139,7 +140,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument((os.fspath(layout.program),), "qemu.program")
     yield from _identity(plan)
     yield from _processor(plan, layout)
-    yield from _confinement(layout)
+    yield from _confinement(plan, layout)
     yield from _channels(plan, layout)
     if plan.guest_agent:
         yield from _agent(layout)
@@ -150,6 +151,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     if plan.box.arch in X86:
         yield Argument(("-device", "pvpanic-pci"), "qup: a kernel's panic is told")
         yield Argument(("-action", "panic=pause"), "qup: a kernel's panic can be looked at")
+    yield from _graphics(plan)
     if layout.incoming:
         yield Argument(("-incoming", "defer"), "qup: restored")
     yield Argument(("-S",), "qup: forwards are added before the guest runs")
@@ -166,8 +168,7 @@ def _identity(plan: Plan) -> Iterator[Argument]:
 def _processor(plan: Plan, layout: Layout) -> Iterator[Argument]:
     properties = dict(plan.accelerator.properties)
     accelerator = option_string(properties.pop("accel"), properties)
-    backend = f",memory-backend={MEMORY}" if layout.memory else ""
-    yield Argument(("-machine", plan.machine_type + backend), "qemu.machine")
+    yield Argument(("-machine", _machine(plan, layout)), "qemu.machine")
     yield Argument(("-accel", accelerator), "qemu.accelerator")
     yield Argument(("-cpu", plan.cpu), "qemu.cpu")
     yield Argument(("-smp", str(plan.cpus)), "cpus")
@@ -182,14 +183,50 @@ def _memory(plan: Plan, memory: Memory) -> str:
     return option_string("memory-backend-file", {**properties, "share": share})
 
 
-def _confinement(layout: Layout) -> Iterator[Argument]:
+def _machine(plan: Plan, layout: Layout) -> str:
+    """With ``graphics=off`` a PC's firmware, and what it starts, speak on the serial port."""
+    properties = {"memory-backend": MEMORY} if layout.memory else {}
+    if plan.nographic and plan.box.arch in X86:
+        properties["graphics"] = "off"
+    return option_string(plan.machine_type, properties)
+
+
+def _confinement(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument(("-nodefaults",), "qup: no devices but those named here")
     yield Argument(("-no-user-config",), "qup: no settings but those named here")
-    yield Argument(("-display", "none"), "qup: no window")
+    yield _display(plan, layout)
     if layout.sandbox:
-        yield Argument(("-sandbox", SANDBOX), "qup: sandbox")
+        starts_viewer = plan.display is not None and plan.display.type == "spice-app"
+        sandbox = SANDBOX.replace("spawn=deny", "spawn=allow") if starts_viewer else SANDBOX
+        yield Argument(("-sandbox", sandbox), "qup: sandbox")
     yield Argument(("-msg", "timestamp=off"), "qup: messages")
     yield Argument(("-pidfile", os.fspath(layout.pidfile)), "qup: liveness")
+
+
+def _display(plan: Plan, layout: Layout) -> Argument:
+    if plan.display is None:
+        return Argument(("-display", "none"), "qup: no window")
+    value = plan.display.value
+    if plan.display.private:
+        options = value.removeprefix(VNC)
+        value = f"{VNC}=unix:{escape(str(layout.sockets[VNC]))}{options}"
+    return Argument(("-display", value), "qemu.display")
+
+
+def _graphics(plan: Plan) -> Iterator[Argument]:
+    """A card, and a pointer that is where the viewer's is.
+
+    They follow all other devices, whose places on the bus, and so the names of network cards
+    in the guest, are the same with a display and without.
+    """
+    if plan.display is None:
+        return
+    devices = ["VGA"] if plan.box.arch in X86 else ["virtio-gpu-pci"]
+    devices += ["qemu-xhci", "usb-tablet"]
+    # A PC has a keyboard, and one by USB would take the keys from guests that don't drive it.
+    devices += [] if plan.box.arch in X86 else ["usb-kbd"]
+    for device in devices:
+        yield Argument(("-device", device), "qemu.display")
 
 
 def _channels(plan: Plan, layout: Layout) -> Iterator[Argument]:

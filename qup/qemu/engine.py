@@ -106,12 +106,16 @@ def start(
         numbers: dict[str, Path | int] = {name: item.fileno() for name, item in sockets.items()}
         taps = {name: stack.enter_context(opened) for name, opened in _open_taps(plan)}
         fds = {name: tap.fd for name, tap in taps.items()}
+        numbers["vnc"] = runtime.vnc
         arguments = build(plan, replace(layout, sockets=numbers, taps=fds))
         argv = [word for argument in arguments for word in argument.words]
         listening = [item.fileno() for item in sockets.values()]
         inherited = [alive, *listening, *fds.values(), *inherit]
         process = _spawn(argv, log, cwd, inherited, mortal=mortal)
     engine = _greet(process, plan.identity.name, runtime, log)
+    if plan.display is not None and plan.display.private:
+        with contextlib.suppress(FileNotFoundError):
+            runtime.vnc.chmod(0o600)
     engine.taps = tuple(tap.link for tap in taps.values())
     return engine
 

@@ -15,6 +15,7 @@ from qup.model.config import (
     Origin,
     ProvisionerUse,
 )
+from qup.model.display import NONE
 from qup.model.settings import BY_KEY
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
@@ -97,6 +98,8 @@ def load(
     rules.check_primary(stacks, problems)
     rules.check_order(stacks, problems)
     rules.check_ports({name: draft.nics for name, draft in drafts.items()}, stacks, problems)
+    displays = {name: draft.display for name, draft in drafts.items()}
+    rules.check_displays(displays, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}
@@ -186,6 +189,12 @@ class Draft:
             if use is not None
         ]
         return found if self.network is None else [(("network",), self.network), *found]
+
+    @property
+    def display(self) -> str:
+        """Where its picture goes; ``none`` where something was wrong with that."""
+        settings = self.settings
+        return settings.qemu.shown_at if isinstance(settings, MachineSettings) else NONE
 
     def finish(self, name: str) -> MachineConfig:
         """The machine, once it is known that nothing was wrong."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qup.model.config import Config
+from qup.model.display import Display, VncAddress, explain_distrust, parse_display
 from qup.model.network import Forward
 from qup.model.units import shorten
 from qup.qupfile import explain
@@ -47,6 +48,9 @@ def find_untrusted(config: Config) -> list[Untrusted]:
             found.append(Untrusted(name, "qemu.args", _show(json.dumps(list(qemu.args)))))
         if not TRUSTED_PROGRAM.fullmatch(qemu.program):
             found.append(Untrusted(name, "qemu.program", _show(json.dumps(qemu.program))))
+        if reason := explain_distrust(parse_display(qemu.display)):
+            shown = f"{json.dumps(qemu.display)} ({reason})"
+            found.append(Untrusted(name, "qemu.display", _show(shown)))
     return [item for item in found if config.origins[item.machine][item.key].layer == "Qupfile"]
 
 
@@ -146,3 +150,39 @@ def _forwards(nics: Nics) -> Iterator[tuple[str, KeyPath, Forward]]:
             for index, forward in enumerate(getattr(options, "forward", ())):
                 if isinstance(forward, Forward) and forward.host:
                     yield name, (*path, "forward", index), forward
+
+
+def check_displays(
+    displays: Mapping[str, str], stacks: Mapping[str, Stack], problems: Collector
+) -> None:
+    """No two machines of a project have their VNC at the same place."""
+    taken: list[tuple[str, VncAddress]] = []
+    for name, text in displays.items():
+        display = parse_display(text)
+        address = display.vnc
+        if address is None or display.reverse or display.searches:
+            continue
+        owner = next((owner for owner, other in taken if _meet(address, other)), None)
+        if owner is None:
+            taken.append((name, address))
+            continue
+        problems.add(
+            stacks[name].problem(
+                ("qemu", "display"),
+                f"machines {owner!r} and {name!r} have the same place for VNC: {_place(display)}",
+                hint='display = "vnc" gives each a socket of its own',
+            )
+        )
+
+
+def _meet(one: VncAddress, other: VncAddress) -> bool:
+    if one.path or other.path:
+        return one.path == other.path
+    anywhere = {ANY_ADDRESS, "::"} & {one.host, other.host}
+    loopback = {"localhost", "127.0.0.1"}
+    same = one.host == other.host or {one.host, other.host} == loopback
+    return one.port == other.port and bool(same or anywhere)
+
+
+def _place(display: Display) -> str:
+    return display.target or ""

@@ -16,6 +16,7 @@ from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
 from qup.runner.context import Context
+from qup.runner.display import settle_display
 from qup.templates.key import Emulator, plan_template
 
 
@@ -127,6 +128,7 @@ def make_plan(
         box_digest=digest,
         provision=_steps(ctx, config),
         user_data=_user_data(ctx, config),
+        display=settle_display(ctx.host, config),
     )
     plan = plan_machine(config, facts, identity, plan_nic)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))

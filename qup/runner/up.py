@@ -30,6 +30,12 @@ from qup.process import run
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
+from qup.runner.display import (
+    announce_display,
+    display_of,
+    find_display_problems,
+    keep_display,
+)
 from qup.runner.forwards import (
     SSH_FORWARD,
     Applied,
@@ -190,15 +196,23 @@ class _Up:
         trust = self.options.trust_accelerator
         return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
 
-    def _tell_changes(self, plan: Plan) -> None:
+    def _stored_plan(self) -> dict[str, Any]:
+        """The plan of the newest start; empty if there is none that can be read."""
         try:
             stored = json.loads(self.folder.plan.read_bytes())
         except (OSError, ValueError, RecursionError):
+            return {}
+        return stored if isinstance(stored, dict) else {}
+
+    def _tell_changes(self, plan: Plan) -> None:
+        stored = self._stored_plan()
+        if not stored:
             return
-        current = take_forwards(stored, plan.to_dict())
+        wanted = keep_display(self.config, stored, plan.to_dict())
+        current = take_forwards(stored, wanted)
         if current != stored:
             self._write_plan(current)
-        if changes := describe_change(current, plan.to_dict()):
+        if changes := describe_change(current, wanted):
             self.ctx.tell(
                 self.name,
                 "the configuration has changed since it was started: " + "; ".join(changes),
@@ -218,6 +232,7 @@ class _Up:
         box = require_box(self.ctx, self.config, old)
         plan = self._plan(old, box.spec, box.digest)
         self._preflight(plan)
+        announce_display(self.ctx, self.config, plan)
         state = prepare(self.ctx, self.config, self.folder, plan, box, old)
         runtime = runtime_folder(state.id)
         state = self._record(plan, state, runtime)
@@ -236,7 +251,7 @@ class _Up:
         state = read_state(self.folder)
         box = require_box(self.ctx, self.config, state)
         plan = self._plan(state, box.spec, box.digest)
-        self._preflight(plan)
+        self._preflight(plan, held=display_of(self._stored_plan()))
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
@@ -257,8 +272,12 @@ class _Up:
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
 
-    def _preflight(self, plan: Plan) -> None:
+    def _preflight(self, plan: Plan, *, held: str | None = None) -> None:
         """Look for everything that can't work here, before anything is touched.
+
+        Args:
+            plan: what is to be started.
+            held: the display of the machine as it runs, which will be free by then.
 
         Raises:
             HostError: with all the problems.
@@ -268,6 +287,7 @@ class _Up:
             mode = self.ctx.plugins.network_modes[use.mode]
             found = mode.problems(use.options, self.ctx.host)
             problems += [(problem.message, problem.hint) for problem in found]
+        problems += find_display_problems(self.ctx, plan, held=held)
         total = self.ctx.host.memory_mib
         if total and plan.memory_mib > total:
             text = f"memory = {plan.memory_mib} MiB, but this computer has {total} MiB in all"

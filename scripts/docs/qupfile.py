@@ -105,8 +105,8 @@ def _type(described: Mapping[str, Any]) -> str:
         return "size"
     if "ms|" in patterns:
         return "duration"
-    if len(choices) == 1:
-        return _type(choices[0])
+    if choices:
+        return ", or ".join(map(_type, choices))
     if described.get("type") == "array":
         inner = _type(described.get("items", {}))
         return "list of tables" if inner == "table" else f"list of {inner}"

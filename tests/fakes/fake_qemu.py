@@ -20,6 +20,8 @@ It is a program (see :mod:`tests.fakes.world`), told what to do by JSON in ``FAK
     a text: the answer to every ``hostfwd_add`` of a fixed port.
 ``die_after``
     seconds after ``cont`` at which it dies by SIGKILL.
+
+``FAKE_DISPLAYS`` names the types of display that it has.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)
 q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)
 """
 ACCELERATORS = "Accelerators supported in QEMU binary:\ntcg\n"
+DISPLAYS = os.environ.get("FAKE_DISPLAYS") or "none egl-headless curses"
 GREETING = {
     "QMP": {
         "version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""},
@@ -199,7 +202,12 @@ def main(words: list[str]) -> None:
         print(version, end="")
         return
     if words[-1:] == ["help"]:
-        print(MACHINES if "-machine" in words else ACCELERATORS, end="")
+        lists = {
+            "-machine": MACHINES,
+            "-accel": ACCELERATORS,
+            "-display": "Types:\n" + DISPLAYS.replace(" ", "\n") + "\n",
+        }
+        print(lists[words[-2]], end="")
         return
     if SCENARIO.get("start") == "die":
         sys.stderr.write(SCENARIO.get("stderr", ""))

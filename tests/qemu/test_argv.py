@@ -28,6 +28,7 @@ from qup.model.network import NicPlan
 from qup.model.plan import (
     AcceleratorPlan,
     Disk,
+    DisplayPlan,
     ExtraArguments,
     Identity,
     Nic,
@@ -94,6 +95,9 @@ ISO = replace(
     ),
 )
 IDE = replace(ISO, disks=tuple(replace(disk, bus="ide") for disk in ISO.disks))
+VNC = replace(TINY, display=DisplayPlan("vnc", "vnc,share=ignore", private=True))
+ARM_WINDOW = replace(ARM, display=DisplayPlan("gtk", "gtk,full-screen=on"))
+NOGRAPHIC = replace(TINY, nographic=True)
 PATHS = Layout(
     program=Path("/usr/bin/qemu-system-x86_64"),
     pidfile=Path("/p/.qup/machines/web/qemu.pid"),
@@ -109,6 +113,7 @@ PATHS = Layout(
         "events": Path("/run/q/ev"),
         "console": Path("/run/q/c"),
         "identity": Path("/run/q/i"),
+        "vnc": Path("/run/q,1/vnc"),
     },
 )
 TEMPLATE = replace(
@@ -145,6 +150,9 @@ AWKWARD = Layout(
         ("template", TEMPLATE, replace(PATHS, memory=Memory("/t/ram", share=True))),
         ("restored", TEMPLATE, RESTORED),
         ("ide", replace(IDE, machine_type="pc-i440fx-7.2"), PATHS),
+        ("vnc", VNC, PATHS),
+        ("arm-window", ARM_WINDOW, PATHS),
+        ("nographic", NOGRAPHIC, PATHS),
     ],
 )
 def test_golden(name: str, plan: Plan, layout: Layout) -> None:
@@ -165,6 +173,20 @@ def test_program_comes_first_and_every_argument_has_an_origin() -> None:
     assert first.words == ("/usr/bin/qemu-system-x86_64",)
     assert all(item.origin and item.words[0].startswith("-") for item in rest)
     assert [item.origin for item in rest[-2:]] == ["qemu.args", "plugin foo"]
+
+
+def test_a_viewer_that_qemu_starts_is_the_only_hole_in_the_sandbox() -> None:
+    spice = replace(TINY, display=DisplayPlan("spice-app", "spice-app"))
+    for plan, spawn in ((TINY, "deny"), (VNC, "deny"), (spice, "allow")):
+        words = argv.words(argv.build(plan, PATHS))
+        assert f"spawn={spawn}" in words[words.index("-sandbox") + 1]
+
+
+def test_a_display_moves_no_other_device() -> None:
+    without, shown = (argv.words(argv.build(plan, PATHS)) for plan in (TINY, VNC))
+    devices = [shown[at + 1] for at, word in enumerate(shown) if word == "-device"]
+    before = [without[at + 1] for at, word in enumerate(without) if word == "-device"]
+    assert devices == [*before, "VGA", "qemu-xhci", "usb-tablet"]
 
 
 def test_box_with_a_kernel_boots_from_nothing_else() -> None:
