@@ -100,10 +100,8 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
         return f"templates are for x86 guests, not for {plan.box.arch}"
     if plan.box.iso:
         return "the box is an ISO, which doesn't read what makes a guest a machine of its own"
-    if plan.nographic:
-        return "nographic shows how it boots"
-    if plan.display is not None:
-        return "it has a display"
+    if plan.nographic or plan.display is not None:
+        return "nographic shows how it boots" if plan.nographic else "it has a display"
     if plan.extra:
         return f"words of {plan.extra[0].origin} on QEMU's command line"
     others = [disk.role for disk in plan.disks if disk.role not in (DISK, "seed")]
