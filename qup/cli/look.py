@@ -48,10 +48,13 @@ def _remark(seen: Observation, leftovers: tuple[str, ...]) -> str:
     return seen.detail or ""
 
 
-def list_machines(as_json: AsJson = False) -> None:
+def list_machines(
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")] = False,
+) -> None:
     """List the machines of all your projects.
 
-    Example: `qup list`
+    Examples: `qup list`, `qup list -q`
     """
     from qup import store
 
@@ -65,6 +68,9 @@ def list_machines(as_json: AsJson = False) -> None:
     rows.sort(key=lambda row: (row["project"], row["name"]))
     if as_json:
         print_json({"machines": rows})
+        return
+    if quiet:
+        typer.echo("".join(f"{row['name']}\n" for row in rows), nl=False)
         return
     cells = [
         [row["name"], row["status"], row["box"] or "-", row["project"], row["detail"] or ""]
@@ -93,25 +99,39 @@ def ip(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
 def inspect(
     ctx: typer.Context,
     name: Name = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            "-f",
+            metavar="TEMPLATE",
+            help="Print this, with {{.KEY.KEY}}, {{json .KEY}} and {{prettyjson .KEY}} filled in.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The default; accepted.")] = True,  # noqa: ARG001
 ) -> None:
-    """Print everything qup knows about a machine, as JSON.
+    """Print everything qup knows about a machine, as JSON or in a form of your own.
 
-    Example: `qup inspect web`
+    Examples: `qup inspect web`, `qup inspect -f '{{.ssh.port}}'`, `qup inspect -f '{{json .plan}}'`
     """
+    from qup.cli.template import parse_template
+
+    pieces = parse_template(template) if template is not None else None
     project = globals_of(ctx).project()
     machine = read_roster(project).choose_one(name)
     folder = project.machine(machine)
     seen = observe(folder)
-    print_json(
-        {
-            **seen.to_dict(),
-            "folder": str(folder.root),
-            "logs": str(folder.logs),
-            "state": seen.state.to_dict() if seen.state else None,
-            "plan": _stored_plan(folder),
-        }
-    )
+    data = {
+        **seen.to_dict(),
+        "folder": str(folder.root),
+        "logs": str(folder.logs),
+        "state": seen.state.to_dict() if seen.state else None,
+        "plan": _stored_plan(folder),
+    }
+    if pieces is None:
+        print_json(data)
+    else:
+        typer.echo("".join(piece.fill(data) for piece in pieces))
 
 
 def _stored_plan(folder: MachineFolder) -> object:

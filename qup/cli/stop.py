@@ -1,4 +1,4 @@
-"""``qup down`` and ``qup destroy``."""
+"""``qup down``, ``kill`` and ``destroy``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,27 @@ def down(
                 context.tell(name, "is not running")
 
         for_each(context, chosen, act, jobs=jobs, after=invert(roster.after))
+
+
+def kill(
+    ctx: typer.Context, names: Names = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Cut the power of machines at once, whatever they are doing; their disks stay.
+
+    What a guest has not written to its disk is lost. It helps against a guest or a QEMU that
+    hangs, and against a `qup up` elsewhere that waits for a guest in vain. `qup down` asks first.
+
+    Examples: `qup kill`, `qup kill web db`
+    """
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        chosen = read_roster(context.project).choose(names or [])
+
+        def act(name: str) -> None:
+            if not stop.kill(context, context.project.machine(name)):
+                context.tell(name, "is not running")
+
+        for_each(context, chosen, act)
 
 
 def destroy(

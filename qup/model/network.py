@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 LOOPBACK = "127.0.0.1"
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to
 SSH_PORT = 22
 
 Protocol = Literal["tcp", "udp"]

@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 from qup.model.config import Config
 from qup.model.display import Display, VncAddress, explain_distrust, parse_display
-from qup.model.network import Forward
+from qup.model.network import ANY_ADDRESS, Forward
 from qup.model.units import shorten
 from qup.qupfile import explain
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
 from qup.toml_positions import KeyPath
-
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to
 
 TRUSTED_PROGRAM = re.compile(r"qemu-system-[a-z0-9_]+", re.ASCII)
 """A QEMU that is found on PATH: what it runs was installed by the user."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qup.errors import MachineError, QupError
+from qup.model.runstate import Way, explain_run_state
 from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.liveness import find_by_uuid, holder, is_locked, is_machine
@@ -27,22 +28,7 @@ CRASHED = "crashed"
 UNRESPONSIVE = "unresponsive"
 BROKEN = "broken"
 
-_WORDS = {
-    "running": (RUNNING, None),
-    "prelaunch": (STARTING, None),
-    "paused": ("paused", "QEMU was told to pause"),
-    "suspended": ("suspended", "the guest sleeps (ACPI S3)"),
-    "io-error": ("io-error", "the host's disk is full or failed; free space, then 'qup up'"),
-    "guest-panicked": (
-        "panicked",
-        "the kernel panicked; see 'qup logs', then 'qup reload'",
-    ),
-    "internal-error": ("error", "QEMU's accelerator failed; 'qup reload --force' starts anew"),
-    "shutdown": ("shutdown", "the guest has powered off, QEMU is ending"),
-    "watchdog": ("paused", "the guest's watchdog fired"),
-    "debug": ("paused", "a debugger is attached"),
-}
-"""QEMU's run states (``RunState`` in ``qapi/run-state.json``) in qup's words."""
+_UNTOLD = ("state", "way")
 
 
 @dataclass(frozen=True)
@@ -56,6 +42,7 @@ class Observation:
         pid: QEMU's process id if it lives.
         ready: ssh has answered since the newest start.
         state: what qup remembers, if it can be read.
+        way: how ``up`` gets a machine running whose QEMU lives.
     """
 
     name: str
@@ -64,6 +51,7 @@ class Observation:
     pid: int | None = None
     ready: bool = False
     state: State | None = None
+    way: Way = Way.NONE
 
     @property
     def alive(self) -> bool:
@@ -78,7 +66,7 @@ class Observation:
 
     def to_dict(self) -> dict[str, Any]:
         """As ``qup status --json`` prints it."""
-        data = {key: value for key, value in asdict(self).items() if key != "state"}
+        data = {key: value for key, value in asdict(self).items() if key not in _UNTOLD}
         launch = self.state.launch if self.state else None
         data["id"] = self.state.id if self.state else None
         data["box"] = self.state.box if self.state else None
@@ -157,13 +145,14 @@ def _ask(folder: MachineFolder, seen: Observation) -> Observation:
     except MonitorError as exc:
         if not is_locked(folder.alive):  # it ended just now
             return _observe_dead(folder, seen.state)
-        return replace(seen, status=UNRESPONSIVE, detail=exc.message)
-    word, detail = _WORDS.get(str(answer["status"]), (str(answer["status"]), None))
-    if word == RUNNING and not seen.ready:
+        return replace(seen, status=UNRESPONSIVE, detail=exc.message, way=Way.REFUSE)
+    state = explain_run_state(str(answer["status"]))
+    detail = state.detail
+    if state.word == RUNNING and not seen.ready:
         if is_locked(folder.lock):
             return replace(seen, status=STARTING)
         detail = "ssh has not answered yet; 'qup up' waits for it"
-    return replace(seen, status=word, detail=detail)
+    return replace(seen, status=state.word, detail=detail, way=state.way)
 
 
 def require_alive(folder: MachineFolder) -> State:

@@ -1,5 +1,7 @@
 """Stopping a machine: ask the guest first, then ask louder, and clean up after it.
 
+A guest that is paused or asleep is let go on first: it could not hear anything.
+
 The ladder: the power button (ACPI; again after a second, because a guest that is just booting
 misses the first), ``poweroff`` over ssh, QMP ``quit``, SIGTERM, SIGKILL. The last three are
 a power cut for the guest, and are said to be.
@@ -10,13 +12,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qup.errors import HostError, MachineError, StateError
 from qup.guest import ssh
 from qup.model.events import Finished
+from qup.model.runstate import Way, explain_run_state
 from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
 from qup.process import run
@@ -33,6 +36,7 @@ from qup.runner.observe import (
     find_pid,
     observe,
 )
+from qup.runner.rouse import rouse
 from qup.store import clear_undo, forget, indexed, is_copy, read_undo, remove_machine, write_state
 
 GRACE = 60.0
@@ -74,6 +78,15 @@ class _Target:
             return False
         return True
 
+    def stands_still(self) -> bool:
+        """Whether the guest does not run, so that it can't hear anything, and isn't ending."""
+        try:
+            with Qmp.connect(self.runtime.control, timeout=2.0) as monitor:
+                state = str(monitor.execute("query-status", timeout=2.0)["status"])
+        except MonitorError:
+            return False
+        return explain_run_state(state).way in (Way.CONTINUE, Way.REFUSE)
+
 
 def down(
     ctx: Context, folder: MachineFolder, *, force: bool = False, timeout: float = GRACE
@@ -107,6 +120,67 @@ def down(
         return ran
 
 
+def kill(ctx: Context, folder: MachineFolder) -> bool:
+    """Cut a machine's power at once: SIGKILL, whatever QEMU or another qup is doing.
+
+    QEMU is ended before the machine's lock is asked for: who holds it, such as an ``up`` that
+    waits for the guest, sees its QEMU die and lets go.
+
+    Returns:
+        Whether it ran.
+
+    Raises:
+        MachineError: QEMU's process can't be found, or it hangs in the kernel.
+        StateError: another qup keeps the lock nevertheless.
+    """
+    began = time.monotonic()
+    seen = observe(folder, thorough=False)
+    if seen.status == BROKEN:
+        return _kill_broken(ctx, folder, seen)
+    if not seen.alive or seen.state is None or is_copy(seen.state, folder):
+        return False
+    target = _Target(ctx, folder, seen.state, _require_pid(folder, seen))
+    with ctx.phase(folder.name, "stop", "cutting the power") as phase:
+        if not _signal(target, signal.SIGKILL):
+            raise _immortal(target)
+        phase.result = f"pid {target.pid} is gone"
+    with ctx.lock(folder):
+        now = observe(folder, thorough=False)
+        if now.state is not None and not now.alive:
+            clean_up(ctx, folder, now.state)
+    ctx.emit(Finished(folder.name, "kill", True, time.monotonic() - began))
+    return True
+
+
+def _kill_broken(ctx: Context, folder: MachineFolder, seen: Observation) -> bool:
+    _stop_broken(ctx, folder, seen, (signal.SIGKILL,))
+    return seen.pid is not None
+
+
+def _require_pid(folder: MachineFolder, seen: Observation) -> int:
+    """The process of a living QEMU.
+
+    Raises:
+        MachineError: it can't be found.
+    """
+    pid = seen.pid
+    if pid is None and seen.state is not None:
+        pid = _await_pid(folder, seen.state)
+    if pid is None:
+        raise MachineError(
+            f"machine {folder.name}: QEMU lives, but its process can't be found",
+            hint="is it in another container or namespace? stop it there",
+        )
+    return pid
+
+
+def _immortal(target: _Target) -> MachineError:
+    return MachineError(
+        f"machine {target.folder.name}: QEMU (pid {target.pid}) does not end, not even by SIGKILL",
+        hint="it hangs in the kernel, most often on a dead disk or network mount",
+    )
+
+
 def _repair(folder: MachineFolder) -> str:
     return f"'qup destroy {folder.name}' removes the machine and its disk"
 
@@ -117,13 +191,7 @@ def stop_locked(
     """Stop a machine whose lock is held, and take back what its start did to the host."""
     assert seen.state is not None
     if seen.alive:
-        pid = seen.pid if seen.pid is not None else _await_pid(folder, seen.state)
-        if pid is None:
-            raise MachineError(
-                f"machine {folder.name}: QEMU lives, but its process can't be found",
-                hint="is it in another container or namespace? stop it there",
-            )
-        target = _Target(ctx, folder, seen.state, pid)
+        target = _Target(ctx, folder, seen.state, _require_pid(folder, seen))
         with ctx.phase(folder.name, "stop", "stopping") as phase:
             phase.result = climb_down(target, seen, force=force, timeout=timeout)
     clean_up(ctx, folder, seen.state)
@@ -145,6 +213,8 @@ def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: floa
         MachineError: not even SIGKILL helped.
     """
     asks: list[tuple[str, Callable[[], bool]]] = []
+    if not force and seen.let_go and _rouse(target, seen):
+        seen = replace(seen, status=RUNNING)
     if not force and seen.let_go and seen.status in (RUNNING, STARTING):
         asks.append(("powered off", lambda: _press_button(target, timeout)))
         if seen.ready:
@@ -167,10 +237,19 @@ def climb_down(target: _Target, seen: Observation, *, force: bool, timeout: floa
     for result, rung in cuts:
         if rung():
             return result
-    raise MachineError(
-        f"machine {target.folder.name}: QEMU (pid {target.pid}) does not end, not even by SIGKILL",
-        hint="it hangs in the kernel, most often on a dead disk or network mount",
-    )
+    raise _immortal(target)
+
+
+def _rouse(target: _Target, seen: Observation) -> bool:
+    """Get a guest to run that stands still or sleeps; whether it does now."""
+    try:
+        done = rouse(target.folder.name, target.runtime, seen.way)
+    except MachineError as exc:
+        target.tell(exc.message)
+        return False
+    if done:
+        target.tell(done)
+    return done is not None
 
 
 def _press_button(target: _Target, timeout: float) -> bool:
@@ -184,11 +263,16 @@ def _press_button(target: _Target, timeout: float) -> bool:
         target.command("system_powerdown")  # a guest that is booting misses the earlier ones
         if target.gone(min(NEXT_PRESS, left)):
             return True
+        if target.stands_still():  # stopped again by a full disk, or panicked meanwhile
+            target.tell("the guest stands still")
+            return False
     target.tell("the guest does not react to the power button")
     return False
 
 
 def _poweroff_by_ssh(target: _Target) -> bool:
+    if target.stands_still():
+        return False
     target.tell(f"asking the guest by ssh to power off; waiting up to {SSH_BUDGET:g} s")
     words = ["sh", "-c", "sudo -n poweroff || poweroff || doas poweroff"]
     deadline = time.monotonic() + SSH_BUDGET
@@ -254,13 +338,18 @@ def destroy(ctx: Context, folder: MachineFolder) -> bool:
     return True
 
 
-def _stop_broken(ctx: Context, folder: MachineFolder, seen: Observation) -> None:
+def _stop_broken(
+    ctx: Context,
+    folder: MachineFolder,
+    seen: Observation,
+    signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+) -> None:
     """End the QEMU of a machine whose state can't be read: its own lock tells its pid."""
     if seen.pid is None:
         return
     ctx.tell(folder.name, f"its state is damaged; ending QEMU (pid {seen.pid})", level="warning")
     uuid = _uuid_of(seen.pid)
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in signals:
         if uuid and signal_process(seen.pid, uuid, number) and wait_gone(seen.pid, SIGNAL_BUDGET):
             return
     raise MachineError(f"machine {folder.name}: QEMU (pid {seen.pid}) can't be ended")

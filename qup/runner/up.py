@@ -23,6 +23,7 @@ from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.plan import Plan
+from qup.model.runstate import Way
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
 from qup.planner import describe_change, take_forwards
@@ -46,16 +47,13 @@ from qup.runner.forwards import (
 )
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, now, prepare, require_box
-from qup.runner.observe import BROKEN, CRASHED, RUNNING, STARTING, Observation, observe
+from qup.runner.observe import BROKEN, CRASHED, Observation, observe
 from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import wait_until_ready
+from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
 from qup.store import create_folders, is_copy, read_state, remember, write_state, write_undo
-
-PAUSED = ("paused", "io-error")
-RESUMABLE = (RUNNING, STARTING, *PAUSED)
-"""Status words of machines that ``up`` can go on with."""
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
@@ -95,10 +93,9 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
-        if seen.alive and not seen.let_go:
-            ctx.tell(
-                config.name, "an earlier start was cut off before the guest ran; starting anew"
-            )
+        if seen.alive and (not seen.let_go or seen.way is Way.ANEW):
+            reason = "an earlier start was cut off before the guest ran"
+            ctx.tell(config.name, f"{seen.detail if seen.let_go else reason}; starting anew")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             seen = observe(folder)
         work = _Up(ctx, config, options, folder)
@@ -135,7 +132,7 @@ class _Up:
         state = seen.state
         assert state is not None
         assert state.launch is not None
-        if seen.status not in RESUMABLE:
+        if seen.way is Way.REFUSE:
             raise MachineError(
                 f"machine {self.name} is {seen.status}: {seen.detail}",
                 hint=f"'qup reload --force {self.name}' starts it anew",
@@ -144,7 +141,9 @@ class _Up:
         runtime = RuntimeFolder.of(state.launch.runtime)
         state = self._follow_move(state, runtime)
         trim_file(self.folder.log("serial"), over=CONSOLE_LIMIT, keep=CONSOLE_KEPT)
-        changed = self._continue_paused(seen, runtime)
+        if done := rouse(self.name, runtime, seen.way):
+            self.ctx.tell(self.name, done)
+        changed = done is not None
         plan = self._plan_again(state)
         if not seen.ready:
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
@@ -177,14 +176,6 @@ class _Up:
         remember(state, self.ctx.project)
         ssh.link_files(SshFolder(self.folder.ssh), runtime)
         return state
-
-    def _continue_paused(self, seen: Observation, runtime: RuntimeFolder) -> bool:
-        if seen.status not in PAUSED:
-            return False
-        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            monitor.execute("cont")
-        self.ctx.tell(self.name, "goes on after a pause")
-        return True
 
     def _plan_again(self, state: State) -> Plan:
         spec, _ = find_box(self.ctx, self.config)

@@ -32,6 +32,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "api": api.write_api,
     "exit-codes": tables.write_exit_codes,
     "events": tables.write_events,
+    "run-states": tables.write_run_states,
 }
 """What a block's name stands for.
 

@@ -9,6 +9,7 @@ from qup.cli.main import PIPE_EXIT_CODE
 from qup.errors import BUG_EXIT_CODE, Interrupted, QupError
 from qup.model import events
 from qup.model.events import Event
+from qup.model.runstate import RUN_STATES
 from scripts.docs.markdown import code, docstring, table
 
 DONE = "Done; also when it was so already."
@@ -41,3 +42,14 @@ def write_events() -> str:
             keys = [code(field.name) for field in dataclasses.fields(kind)]
             rows.append([code(kind.kind), ", ".join(keys), docstring(kind.__doc__)])
     return table(["`event`", "Other keys", "What happened"], rows)
+
+
+def write_run_states() -> str:
+    """QEMU's run states in qup's words."""
+    rows = [
+        [code(name), code(state.word), state.meaning.replace("'", "`"),
+         state.advice.replace("'", "`"), state.way.value]
+        for name, state in RUN_STATES.items()
+    ]  # fmt: skip
+    headings = ["In QEMU", "Word", "What is so", "What to do", "What `qup up` does"]
+    return table(headings, rows)

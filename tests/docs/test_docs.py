@@ -16,6 +16,7 @@ import pytest
 from qup import hookspecs, paths
 from qup.cli.main import COMMANDS
 from qup.model.config import Config
+from qup.model.runstate import RUN_STATES
 from qup.plugins import Plugins
 from qup.qupfile import load, parse
 from qup.runner import observe
@@ -241,8 +242,10 @@ def test_status_words() -> None:
         for name, value in vars(observe).items()
         if name.isupper() and not name.startswith("_") and isinstance(value, str)
     }
-    words = constants | {word for word, _ in observe._WORDS.values()}
-    assert words == {*first_cells(read("status.md"))}
+    words = constants | {state.word for state in RUN_STATES.values()}
+    table, _, generated = read("status.md").partition("## QEMU's run states")
+    assert words == {*first_cells(table)}
+    assert {*RUN_STATES} == {*first_cells(generated)}
 
 
 def test_environment_variables() -> None:

@@ -14,7 +14,7 @@ from scripts.docs import cli
 from scripts.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
-VERBS = {"qup up", "qup down", "qup reload", "qup destroy", "qup box build"}
+VERBS = {"qup up", "qup down", "qup kill", "qup reload", "qup destroy", "qup box build"}
 Key = tuple[str, ...]
 
 
@@ -123,7 +123,7 @@ def test_plans(heading: str, project: Callable[..., Path], qup: Any) -> None:
 QUPFILE = """
 [machine]
 memory = "256M"
-network.forward = ["0:80"]
+network.forward = ["0:80", "0:2375"]
 [[machine.provision]]
 shell = "echo provisioned"
 """
@@ -135,8 +135,12 @@ def test_with_a_guest(vm_project: Callable[..., Path], qup: Any) -> None:
     check_events(qup("up", "--json").ok().stdout)
     for heading in ("qup status", "qup list", "qup inspect", "qup ip", "qup port list",
                     "qup ssh-config", "qup logs", "qup plan", "qup plan --qemu",
-                    "qup box list", "qup box path", "qup box verify"):  # fmt: skip
+                    "qup box list", "qup box path", "qup box verify",
+                    "qup url", "qup config"):  # fmt: skip
         compare(heading, ask(qup, heading))
+    engine = ask(qup, "qup url")["url"]
+    said = qup("active", "--json", env={"DOCKER_HOST": engine}).ok().stdout
+    compare("qup active", json.loads(said))
     added = ask(qup, "qup port add 0:81")
     port = added["forward"]["host"]
     assert port

@@ -1,0 +1,107 @@
+"""``qup url``, ``active`` and ``config``: words for those who use Docker in a machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import typer
+
+from qup.cli.common import AsJson, Name, print_json
+from qup.cli.main import globals_of
+from qup.errors import ConfigError, MachineError, QupError
+from qup.model.text import printable
+from qup.paths import MachineFolder, Project
+from qup.runner.endpoint import TLS_PORT, find_endpoint
+from qup.runner.roster import read_roster
+
+DOCKER_HOST = "DOCKER_HOST"
+
+
+def url(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
+    """Print where this computer reaches the Docker engine of a machine: `tcp://ADDRESS:PORT`.
+
+    With the user network that takes a forward to the guest's port 2376 (or 2375, where the
+    engine speaks without TLS). With other networks it is the guest's own address.
+
+    Example: `qup url web`
+    """
+    folder = _choose(ctx, name)
+    endpoint = find_endpoint(folder)
+    if as_json:
+        print_json({"machine": folder.name, "url": endpoint.url, "guest_port": endpoint.guest})
+    else:
+        typer.echo(endpoint.url)
+
+
+def active(ctx: typer.Context, as_json: AsJson = False) -> None:
+    """Print the running machine whose `qup url` is in `DOCKER_HOST`, of any of your projects.
+
+    Without one it ends with exit code 1.
+
+    Example: `qup active`
+    """
+    wanted = os.environ.get(DOCKER_HOST)
+    if not wanted:
+        raise QupError("no active machine: DOCKER_HOST is not set")
+    for folder in _all_machines(ctx):
+        try:
+            found = find_endpoint(folder).url
+        except QupError:
+            continue
+        if found == wanted.rstrip("/"):
+            if as_json:
+                print_json({"machine": folder.name, "project": str(folder.project), "url": found})
+            else:
+                typer.echo(folder.name)
+            return
+    raise QupError(f"no active machine: none that runs is at {printable(wanted)}")
+
+
+def config(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
+    """Print the options with which `docker` reaches the engine of a machine, one a line.
+
+    That is for an engine without TLS on the guest's port 2375. For one with TLS there have to
+    be certificates, which qup doesn't make; ssh needs none.
+
+    Example: `docker $(qup config web) ps`
+    """
+    folder = _choose(ctx, name)
+    endpoint = find_endpoint(folder)
+    if endpoint.guest == TLS_PORT:
+        raise MachineError(
+            f"machine {folder.name} has no certificates for Docker's TLS",
+            hint=f"ssh needs none: 'qup ssh-config {folder.name} >> ~/.ssh/config', then"
+            f" 'docker -H ssh://{folder.name}'",
+            machine=folder.name,
+        )
+    options = [f"-H={endpoint.url}"]
+    if as_json:
+        print_json({"machine": folder.name, "options": options})
+    else:
+        typer.echo("\n".join(options))
+
+
+def _choose(ctx: typer.Context, name: str | None) -> MachineFolder:
+    project = globals_of(ctx).project()
+    return project.machine(read_roster(project).choose_one(name))
+
+
+def _all_machines(ctx: typer.Context) -> Iterator[MachineFolder]:
+    """The machines of the project here, if there is one, then all others of the user."""
+    from qup import store
+
+    seen = set()
+    try:
+        project = globals_of(ctx).project()
+    except ConfigError:
+        pass
+    else:
+        for name in read_roster(project).names:
+            folder = project.machine(name)
+            seen.add(folder)
+            yield folder
+    for entry in store.indexed():
+        folder = Project(entry.project).machine(entry.name)
+        if folder not in seen:
+            yield folder

@@ -1,0 +1,91 @@
+"""Where a machine's Docker engine is reached from this computer."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from qup.errors import MachineError
+from qup.model.network import ANY_ADDRESS, LOOPBACK
+from qup.model.state import State
+from qup.paths import MachineFolder, RuntimeFolder
+from qup.qemu.qmp import Qmp
+from qup.runner.forwards import list_forwards
+from qup.runner.observe import require_alive
+
+TLS_PORT, PLAIN_PORT = 2376, 2375
+"""Docker's registered ports in the guest: with TLS, and without any protection."""
+
+MONITOR_TIMEOUT = 5.0
+
+
+class Endpoint(NamedTuple):
+    """An engine's address.
+
+    Attributes:
+        address: of this computer, or of the guest where that can be reached.
+        port: the port there.
+        guest: the engine's own port in the guest.
+    """
+
+    address: str
+    port: int
+    guest: int
+
+    @property
+    def url(self) -> str:
+        """As ``DOCKER_HOST`` has it."""
+        return f"tcp://{self.address}:{self.port}"
+
+
+def find_endpoint(folder: MachineFolder) -> Endpoint:
+    """The engine's address: a forward of the user network, or else the guest's own address.
+
+    Raises:
+        MachineError: the machine isn't running, or no port leads to an engine.
+    """
+    state = require_alive(folder)
+    assert state.launch is not None
+    if not _is_forwarded(folder):
+        if state.launch.ssh_address is None:
+            raise MachineError(
+                f"machine {folder.name} has no known address yet",
+                hint=f"'qup up {folder.name}' waits for it",
+                machine=folder.name,
+            )
+        return Endpoint(state.launch.ssh_address, TLS_PORT, TLS_PORT)
+    found = _forwarded(state)
+    for guest in (TLS_PORT, PLAIN_PORT):
+        if guest in found:
+            return found[guest]
+    raise MachineError(
+        f"machine {folder.name}: no port of this computer leads to its port {TLS_PORT}, where"
+        " Docker's engine listens",
+        hint=f"'qup port add 0:{TLS_PORT} -m {folder.name}' opens one, and so does"
+        f' forward = ["0:{TLS_PORT}"] in the Qupfile',
+        machine=folder.name,
+    )
+
+
+def _is_forwarded(folder: MachineFolder) -> bool:
+    """Whether the machine's first NIC is one of the user network, by the plan of its start."""
+    try:
+        plan = json.loads(folder.plan.read_bytes())
+        return str(plan["nics"][0]["plan"]["netdev"]["type"]) == "user"
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return True
+
+
+def _forwarded(state: State) -> dict[int, Endpoint]:
+    """By the guest's port."""
+    assert state.launch is not None
+    runtime = RuntimeFolder.of(state.launch.runtime)
+    with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
+        forwards = [item.forward for item in list_forwards(monitor)]
+    return {
+        item.guest: Endpoint(
+            LOOPBACK if item.address == ANY_ADDRESS else item.address, item.host, item.guest
+        )
+        for item in forwards
+        if item.protocol == "tcp"
+    }
