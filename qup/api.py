@@ -52,6 +52,15 @@ from qup.errors import (
     QupError,
 )
 from qup.images import inspect_image
+from qup.interfaces import (
+    Interface,
+    TapFacts,
+    find_bridge_helper,
+    find_holder,
+    is_own_address,
+    may_administrate,
+    read_interface,
+)
 from qup.model.box import Box, BoxFile, BoxSpec
 from qup.model.events import Event
 from qup.model.network import (
@@ -94,6 +103,7 @@ __all__ = [
     "Host",
     "HostAction",
     "HostError",
+    "Interface",
     "MachineConfig",
     "MachineError",
     "NetworkMode",
@@ -111,17 +121,23 @@ __all__ = [
     "Result",
     "Settings",
     "Tap",
+    "TapFacts",
     "Verdict",
     "download",
     "fetch_json",
     "fetch_text",
+    "find_bridge_helper",
     "find_digest",
+    "find_holder",
     "has_changed",
     "hookimpl",
     "inspect_image",
     "is_offline",
+    "is_own_address",
+    "may_administrate",
     "parse_forward",
     "parse_port_range",
+    "read_interface",
     "redact_url",
     "run",
     "split_digest",
@@ -142,10 +158,18 @@ def __getattr__(name: str) -> Any:
 
 @dataclass(frozen=True)
 class Problem:
-    """A reason why something can't work on this computer, and what to do about it."""
+    """A reason why something can't work on this computer, and what to do about it.
+
+    Attributes:
+        message: what is in the way.
+        hint: what to do.
+        pid: the process that is in the way. If it is the machine's own QEMU, which is to be
+            stopped first, there is no problem.
+    """
 
     message: str
     hint: str | None = None
+    pid: int | None = None
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def status(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> 
 
 def _ssh(seen: Observation) -> str:
     launch = seen.state.launch if seen.state and seen.alive else None
-    if launch is None or not launch.ssh_port:
+    if launch is None or not launch.ssh_address:
         return "-"
     return f"{launch.ssh_address}:{launch.ssh_port}"
 
@@ -45,7 +45,9 @@ def _ssh(seen: Observation) -> str:
 def _remark(seen: Observation, leftovers: tuple[str, ...]) -> str:
     if seen.name in leftovers:
         return "not in the Qupfile any more" + (f"; {seen.detail}" if seen.detail else "")
-    return seen.detail or ""
+    launch = seen.state.launch if seen.state and seen.alive else None
+    source = launch.ssh_source if launch else None
+    return seen.detail or (f"address by {source}" if source else "")
 
 
 def list_machines(

@@ -1,43 +1,31 @@
 """Waiting until a guest answers ssh, or can't any more.
 
-QEMU's user network accepts a connection before anybody in the guest listens, loses the first
-packets, and retries ever more slowly. So new connections are tried in short order while a few
-older ones stay open, and the first to carry sshd's banner (RFC 4253, 4.2) wins. An sshd under
-load needs longer for its banner than it takes to connect again: none is given up early. At the same
-time QEMU's events, its life, and the guest's console are watched.
+Everything that may tell is watched at the same time: sshd's port wherever the guest may be, QEMU's
+events, its life, and the guest's console.
 """
 
 from __future__ import annotations
 
-import errno
 import re
 import selectors
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from qup.errors import GuestError, MachineError
+from qup.guest.discovery import Place, Whereabouts
+from qup.guest.prober import Prober
 from qup.model.text import clean_line
 
 TICK = 0.05
-"""Seconds between two looks at the console, and at the least between two connections."""
-SPACING, LATER_SPACING = 0.1, 0.3
-"""Seconds to the next connection while the last one is neither answered nor refused. A guest
-that takes long is slow, and should not be kept busy with connections."""
-LATER = 8.0
-"""Seconds after which a guest takes long."""
-PATIENCE = (0.2, 0.2, 5.0, 30.0)
-"""Connections at a time, by the seconds that each is kept: short ones find a guest that begins
-to listen, long ones an sshd that is slow with its banner. dropbear refuses the sixth."""
+"""Seconds between two looks at the console, and at the least between two connections to a place."""
 SLOW = 5.0
 """Seconds after which the console's tail is shown."""
 MAX_RESETS = 5
 """So many resets before ssh ever answered are a reboot loop."""
-BANNER = b"SSH-"
 TAIL_LINES = 12
 
 _PANIC = re.compile(rb"Kernel panic - not syncing|end Kernel panic")
@@ -92,83 +80,27 @@ def clean_lines(data: bytes, count: int) -> tuple[str, ...]:
     return tuple([line for line in lines if line.strip()][-count:])
 
 
-@dataclass
-class Prober:
-    """Connections to sshd's port, until one brings its banner."""
-
-    address: str
-    port: int
-    selector: selectors.BaseSelector
-    accepted: bool = False
-    _open: dict[int, tuple[socket.socket, float]] = field(default_factory=dict)
-    _not_before: float = 0.0
-    _began: float = field(default_factory=time.monotonic)
-
-    def attempt(self, now: float) -> None:
-        """Start one more connection if it is time; one that was kept long enough gives way."""
-        if now < self._not_before:
-            return
-        for slot in reversed(range(len(PATIENCE))):
-            if slot not in self._open or self._open[slot][1] <= now:
-                self._drop(slot)
-                self._connect(slot, now)
-                return
-
-    def _connect(self, slot: int, now: float) -> None:
-        probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        if probe.connect_ex((self.address, self.port)) not in (0, errno.EINPROGRESS):
-            probe.close()
-            return
-        self.selector.register(probe, selectors.EVENT_READ, slot)
-        self._open[slot] = (probe, now + PATIENCE[slot])
-        self._not_before = now + (SPACING if now - self._began < LATER else LATER_SPACING)
-
-    def read(self, slot: int) -> bool:
-        """Whether a connection brought the banner; a dead one is dropped."""
-        try:
-            data = self._open[slot][0].recv(255)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if data.startswith(BANNER):
-            return True
-        self.accepted = self.accepted or bool(data)
-        self._drop(slot)
-        self._not_before = 0.0  # it was refused: there is somebody who may soon say yes
-        return False
-
-    def _drop(self, slot: int) -> None:
-        if slot in self._open:
-            probe, _ = self._open.pop(slot)
-            self.selector.unregister(probe)
-            probe.close()
-
-    def close(self) -> None:
-        for slot in list(self._open):
-            self._drop(slot)
-
-
 def wait_for_banner(
     machine: str,
-    address: str,
-    port: int,
+    where: Whereabouts,
     *,
     monitor: Monitor,
     console: Console,
     deadline: float,
     on_slow: Callable[[tuple[str, ...]], None],
-) -> None:
-    """Return as soon as the guest's sshd says who it is.
+) -> Place:
+    """Return as soon as the guest's sshd, or somebody else's, says who it is.
 
     Args:
         machine: its name, for messages.
-        address: where sshd is expected.
-        port: its port there.
+        where: where sshd may be.
         monitor: QEMU's events of this start.
         console: the serial log of this start.
         deadline: on :func:`time.monotonic`'s clock.
         on_slow: shown the console's tail about once a second when it takes long.
+
+    Returns:
+        Where it answers.
 
     Raises:
         GuestError: the guest panicked, powered off, reboots for ever, or took too long; the
@@ -179,16 +111,19 @@ def wait_for_banner(
     began = time.monotonic()
     shown = began + SLOW
     with selectors.DefaultSelector() as selector:
-        prober = Prober(address, port, selector)
+        probers: dict[str, Prober] = {}
         selector.register(monitor, selectors.EVENT_READ, watch)
         next_attempt = began
         try:
             while True:
                 now = time.monotonic()
                 if now >= deadline:
-                    raise watch.timed_out(now - began, prober)
+                    raise watch.timed_out(now - began, _describe(where, probers, now))
                 if now >= next_attempt:
-                    prober.attempt(now)
+                    for place in where.look(now):
+                        if place.address not in probers:
+                            probers[place.address] = Prober(place.address, place.port, selector)
+                        probers[place.address].attempt(now)
                     watch.check_console()
                     next_attempt = now + TICK
                     if now >= shown and (lines := console.lines()):
@@ -197,10 +132,24 @@ def wait_for_banner(
                 for key, _ in selector.select(max(0.0, min(next_attempt, deadline) - now)):
                     if key.data is watch:
                         watch.check_events(monitor)
-                    elif prober.read(key.data):
-                        return
+                        continue
+                    prober, slot = key.data
+                    if prober.read(slot):
+                        places = where.look(now)
+                        return next(it for it in places if it.address == prober.address)
         finally:
-            prober.close()
+            for prober in probers.values():
+                prober.close()
+
+
+def _describe(where: Whereabouts, probers: Mapping[str, Prober], now: float) -> str:
+    """How far it got: the guest is somewhere and doesn't answer, or it is nowhere."""
+    found = []
+    for place in where.look(now):
+        who = f"the guest is expected at {place.address} ({place.source})"
+        reached = probers[place.address].describe() if place.address in probers else "not tried yet"
+        found.append(f"{who if place.source else 'the guest runs'}, but {reached}")
+    return "; ".join(found) or where.describe()
 
 
 @dataclass
@@ -239,16 +188,14 @@ class _Watch:
         if _PANIC.search(self.console.read()):
             raise self.fail("the guest's kernel panicked")
 
-    def timed_out(self, seconds: float, prober: Prober) -> GuestError:
+    def timed_out(self, seconds: float, reached: str) -> GuestError:
         output = self.console.read()
         if not output:
             stage = "nothing was printed on the serial console: the guest may not boot at all"
         elif _EMERGENCY.search(output):
             stage = "the guest stopped in an emergency shell"
-        elif prober.accepted:
-            stage = "something answers on port 22, but it is no sshd"
         else:
-            stage = "the guest runs, but no sshd answers"
+            stage = reached
         return self.fail(f"not ready after {seconds:.0f} s: {stage}", timeout=True)
 
     def fail(self, reason: str, *, timeout: bool = False) -> GuestError:

@@ -129,13 +129,27 @@ def master_is_open(runtime: RuntimeFolder) -> bool:
 
 
 class SshFailure(GuestError):
-    """ssh could not connect; ``final`` says that trying again can't help."""
+    """ssh could not connect.
+
+    Attributes:
+        final: trying again can't help.
+        stranger: whoever answered has another host key than the machine.
+    """
 
     worth_a_look = True
 
-    def __init__(self, message: str, *, said: str, final: bool, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        said: str,
+        final: bool,
+        hint: str | None = None,
+        stranger: bool = False,
+    ) -> None:
         super().__init__(message, details=said or None, hint=hint)
         self.final = final
+        self.stranger = stranger
 
 
 def open_master(
@@ -217,6 +231,7 @@ def _explain(machine: str, code: int, said: str) -> SshFailure:
             said=said,
             final=True,
             hint="the box ignores the seed's host keys, or another program has the port",
+            stranger=True,
         )
     return SshFailure(
         f"machine {machine}: ssh failed ({describe_exit(code)})", said=said, final=False

@@ -56,6 +56,8 @@ ENTRY_POINT_GROUP = "qup"
 
 BUILTIN = (
     "qup.builtin.network_user",
+    "qup.builtin.network_tap",
+    "qup.builtin.network_bridge",
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
     "qup.builtin.box_image",

@@ -11,10 +11,11 @@ from typing import Any
 
 from qup.errors import MachineError, QupError
 from qup.model.runstate import Way, explain_run_state
-from qup.model.state import State
+from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.liveness import find_by_uuid, holder, is_locked, is_machine
 from qup.qemu.qmp import MonitorError, Qmp
+from qup.runner.links import find_silence, find_trouble
 from qup.store import read_state
 
 MONITOR_TIMEOUT = 1.0
@@ -71,8 +72,13 @@ class Observation:
         data["id"] = self.state.id if self.state else None
         data["box"] = self.state.box if self.state else None
         data["ssh"] = (
-            {"address": launch.ssh_address, "port": launch.ssh_port, "user": self.state.user}
-            if self.state and launch and self.alive and launch.ssh_port
+            {
+                "address": launch.ssh_address,
+                "port": launch.ssh_port,
+                "user": self.state.user,
+                "source": launch.ssh_source,
+            }
+            if self.state and launch and self.alive and launch.ssh_address
             else None
         )
         return data
@@ -152,7 +158,16 @@ def _ask(folder: MachineFolder, seen: Observation) -> Observation:
         if is_locked(folder.lock):
             return replace(seen, status=STARTING)
         detail = "ssh has not answered yet; 'qup up' waits for it"
+    if state.word == RUNNING:
+        detail = _look_at_cables(seen.state.launch, ready=seen.ready) or detail
     return replace(seen, status=state.word, detail=detail, way=state.way)
+
+
+def _look_at_cables(launch: Launch, *, ready: bool) -> str | None:
+    trouble = find_trouble(launch)
+    if trouble is None and ready and (silence := find_silence(launch)):
+        return f"{silence}; 'qup up' looks for it"
+    return trouble
 
 
 def require_alive(folder: MachineFolder) -> State:

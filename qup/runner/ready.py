@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from qup.errors import MachineError
 from qup.guest import ssh
+from qup.guest.discovery import GIVEN, Finder, Fixed, Place, find_impostor
+from qup.guest.keys import ensure_keys
 from qup.guest.readiness import Console, wait_for_banner
 from qup.model.events import Console as ConsoleEvent
 from qup.model.plan import Plan
-from qup.model.state import State
+from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.qemu.engine import read_words
 from qup.qemu.qmp import MonitorClosed, Qmp
@@ -34,10 +36,9 @@ def wait_until_ready(
         GuestError: the guest didn't become ready.
         MachineError: QEMU died meanwhile.
     """
-    assert state.launch is not None
     with ctx.phase(folder.name, "boot", "waiting for ssh") as phase:
         try:
-            _log_in(ctx, folder, state, events, time.monotonic() + plan.boot_timeout)
+            state = _find_and_log_in(ctx, folder, plan, state, events)
         except MonitorClosed as exc:
             raise MachineError(
                 f"machine {folder.name}: QEMU died while the guest was booting",
@@ -45,39 +46,85 @@ def wait_until_ready(
                 hint=f"'qup logs {folder.name} --log qemu' has all it said",
                 machine=folder.name,
             ) from exc
-        phase.result = f"ssh on {state.launch.ssh_address}:{state.launch.ssh_port}"
-    state = state.with_launch(replace(state.launch, ready=True))
+        launch = state.launch
+        assert launch is not None
+        source = f", address by {launch.ssh_source}" if launch.ssh_source else ""
+        phase.result = f"ssh on {launch.ssh_address}:{launch.ssh_port}{source}"
+    state = state.with_launch(replace(launch, ready=True))
     write_state(folder, state)
     return state
 
 
-def _log_in(
-    ctx: Context, folder: MachineFolder, state: State, events: Qmp, deadline: float
-) -> None:
-    launch = state.launch
-    assert launch is not None
-    assert launch.ssh_address is not None
-    assert launch.ssh_port is not None
+def note_place(folder: MachineFolder, state: State, place: Place) -> State:
+    """Write down where ssh is to be found, for qup and for ssh."""
+    assert state.launch is not None
+    launch = replace(
+        state.launch, ssh_address=place.address, ssh_port=place.port, ssh_source=place.source
+    )
+    state = state.with_launch(launch)
+    keys = SshFolder(folder.ssh)
+    _, host_key = ensure_keys(keys, folder.name)
+    endpoint = ssh.Endpoint(folder.name, state.id, place.address, place.port, state.user)
+    ssh.write_config(endpoint, keys, RuntimeFolder.of(launch.runtime), host_key.public)
+    write_state(folder, state)
+    return state
+
+
+def _whereabouts(launch: Launch, mac: str) -> Fixed | Finder:
+    """One place, if it was known before the start; an address that was found may change."""
+    if launch.ssh_address is not None and launch.ssh_source in (None, GIVEN):
+        assert launch.ssh_port is not None
+        return Fixed(Place(launch.ssh_address, launch.ssh_port, launch.ssh_source))
+    return Finder(mac, RuntimeFolder.of(launch.runtime).agent)
+
+
+def _find_and_log_in(
+    ctx: Context, folder: MachineFolder, plan: Plan, state: State, events: Qmp
+) -> State:
+    assert state.launch is not None
+    deadline = time.monotonic() + plan.boot_timeout
+    mac = plan.nics[plan.ssh_nic].mac
+    where = _whereabouts(state.launch, mac)
     console = Console(folder.log("serial"))
-    runtime = RuntimeFolder.of(launch.runtime)
-    while True:
-        wait_for_banner(
-            folder.name,
-            launch.ssh_address,
-            launch.ssh_port,
-            monitor=events,
-            console=console,
-            deadline=deadline,
-            on_slow=lambda lines: ctx.emit(ConsoleEvent(folder.name, lines)),
-        )
-        left = max(1.0, deadline - time.monotonic())
-        try:
-            ssh.open_master(
-                SshFolder(folder.ssh), runtime, folder.name, folder.log("ssh"), timeout=left
+    try:
+        while True:
+            place = wait_for_banner(
+                folder.name,
+                where,
+                monitor=events,
+                console=console,
+                deadline=deadline,
+                on_slow=lambda lines: ctx.emit(ConsoleEvent(folder.name, lines)),
             )
-        except ssh.SshFailure as exc:
-            if exc.final or time.monotonic() >= deadline:
-                exc.details = "\n".join(filter(None, (exc.details, *console.lines())))
-                raise
-        else:
-            return
+            if isinstance(where, Finder):
+                state = note_place(folder, state, place)
+            try:
+                _log_in(folder, state, max(1.0, deadline - time.monotonic()))
+            except ssh.SshFailure as exc:
+                if exc.stranger and isinstance(where, Finder):
+                    where.refuse(place, "somebody with another host key answers there")
+                elif exc.final or time.monotonic() >= deadline:
+                    raise _explain(exc, place, mac, console) from exc
+            else:
+                return state
+    finally:
+        if isinstance(where, Finder):
+            where.close()
+
+
+def _log_in(folder: MachineFolder, state: State, timeout: float) -> None:
+    assert state.launch is not None
+    runtime = RuntimeFolder.of(state.launch.runtime)
+    ssh.open_master(SshFolder(folder.ssh), runtime, folder.name, folder.log("ssh"), timeout=timeout)
+
+
+def _explain(exc: ssh.SshFailure, place: Place, mac: str, console: Console) -> ssh.SshFailure:
+    """The failure, with what the console says, and with who has the address if it is taken."""
+    exc.details = "\n".join(filter(None, (exc.details, *console.lines())))
+    impostor = find_impostor(place.address, mac) if place.source else None
+    if exc.stranger and impostor:
+        exc.message = (
+            f"{exc.message}: {place.address} is taken by {impostor}, and the machine's NIC is {mac}"
+        )
+        exc.hint = "give the machine another address, or stop the other computer"
+    return exc

@@ -17,11 +17,12 @@ from qup.boxes.cache import DISK
 from qup.errors import GuestError, HostError, Interrupted, MachineError
 from qup.files import rotate_file, trim_file, write_atomic
 from qup.guest import ssh
-from qup.guest.keys import ensure_keys
+from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
+from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.runstate import Way
 from qup.model.state import Launch, State
@@ -46,11 +47,12 @@ from qup.runner.forwards import (
     write_kept,
 )
 from qup.runner.layout import layout_for
+from qup.runner.links import find_silence, find_trouble
 from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe
 from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
-from qup.runner.ready import wait_until_ready
+from qup.runner.ready import note_place, wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
 from qup.store import create_folders, is_copy, read_state, remember, write_state, write_undo
@@ -145,7 +147,8 @@ class _Up:
             self.ctx.tell(self.name, done)
         changed = done is not None
         plan = self._plan_again(state)
-        if not seen.ready:
+        self._check_cables(state)
+        if not seen.ready or self._has_moved(state, runtime):
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
@@ -166,6 +169,24 @@ class _Up:
         if applied.changed:
             write_kept(self.folder, applied.kept)
         return applied
+
+    def _check_cables(self, state: State) -> None:
+        """Look at this computer's end of the machine's cables.
+
+        Raises:
+            MachineError: one is loose, so there is no guest to be found.
+        """
+        if state.launch and (trouble := find_trouble(state.launch)):
+            raise MachineError(f"machine {self.name} runs, but {trouble}", machine=self.name)
+
+    def _has_moved(self, state: State, runtime: RuntimeFolder) -> bool:
+        """Whether a guest that was ready is not where it was, so that it has to be looked for."""
+        silence = find_silence(state.launch) if state.launch else None
+        if silence is None:
+            return False
+        self.ctx.tell(self.name, f"{silence}; looking for it", level="warning")
+        ssh.close_master(SshFolder(self.folder.ssh), runtime, self.name)
+        return True
 
     def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:
         """Note where a machine is now whose project was moved while it ran."""
@@ -230,7 +251,7 @@ class _Up:
         with self._undo_on_failure(state):
             engine = self._launch(plan, box, runtime)
             with self._end_on_failure(engine):
-                state, failures = self._connect(plan, state, runtime, engine)
+                state, failures = self._connect(plan, state, engine)
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
         self._provision(plan, state)
@@ -239,10 +260,11 @@ class _Up:
 
     def check(self) -> None:
         """Look whether a start could work, without touching a machine that runs."""
+        own = observe(self.folder, thorough=False).pid
         state = read_state(self.folder)
         box = require_box(self.ctx, self.config, state)
         plan = self._plan(state, box.spec, box.digest)
-        self._preflight(plan, held=display_of(self._stored_plan()))
+        self._preflight(plan, held=display_of(self._stored_plan()), own=own)
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
@@ -263,12 +285,13 @@ class _Up:
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
 
-    def _preflight(self, plan: Plan, *, held: str | None = None) -> None:
+    def _preflight(self, plan: Plan, *, held: str | None = None, own: int | None = None) -> None:
         """Look for everything that can't work here, before anything is touched.
 
         Args:
             plan: what is to be started.
             held: the display of the machine as it runs, which will be free by then.
+            own: the process of the machine's own QEMU, which is in nobody's way.
 
         Raises:
             HostError: with all the problems.
@@ -277,7 +300,7 @@ class _Up:
         for use in self.config.nics:
             mode = self.ctx.plugins.network_modes[use.mode]
             found = mode.problems(use.options, self.ctx.host)
-            problems += [(problem.message, problem.hint) for problem in found]
+            problems += [(it.message, it.hint) for it in found if it.pid is None or it.pid != own]
         problems += find_display_problems(self.ctx, plan, held=held)
         total = self.ctx.host.memory_mib
         if total and plan.memory_mib > total:
@@ -313,25 +336,28 @@ class _Up:
             return engine
 
     def _connect(
-        self, plan: Plan, state: State, runtime: RuntimeFolder, engine: Engine
+        self, plan: Plan, state: State, engine: Engine
     ) -> tuple[State, list[MachineError]]:
-        """Open the forwards, let the guest go, and write down where ssh will find it."""
+        """Open the forwards, let the guest go, and write down where ssh will find it, if that
+        is known.
+        """
         nic = plan.nics[plan.ssh_nic].plan
-        address, port = nic.ssh_address, SSH_FORWARD.guest
-        if address is None:
+        place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
+        if not nic.ssh_address and not nic.discover:
             opened = add_forward(engine.control, SSH_FORWARD, nic=plan.ssh_nic, ports=nic.ports)
-            address, port = opened.forward.address, opened.forward.host
-        applied = apply_forwards(engine.control, plan, (), own=port)
+            place = Place(opened.forward.address, opened.forward.host)
+        applied = apply_forwards(engine.control, plan, (), own=place.port)
         write_kept(self.folder, applied.kept)
         engine.control.execute("cont")
         engine.control.close()  # it serves one client: now `qup status` may ask
         assert state.launch is not None
-        state = state.with_launch(replace(state.launch, ssh_address=address, ssh_port=port))
-        keys = SshFolder(self.folder.ssh)
-        _, host_key = ensure_keys(keys, self.name)
-        endpoint = ssh.Endpoint(self.name, state.id, address, port, state.user)
-        ssh.write_config(endpoint, keys, runtime, host_key.public)
-        write_state(self.folder, state)
+        launch = replace(state.launch, ssh_port=place.port, taps=engine.taps)
+        state = state.with_launch(launch)
+        if place.address:
+            state = note_place(self.folder, state, place)
+        else:
+            SshFolder(self.folder.ssh).config.unlink(missing_ok=True)  # an earlier start's
+            write_state(self.folder, state)
         self._write_plan(plan.to_dict())
         return state, applied.failures
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qup.errors import GuestError, MachineError, QupError
+from qup.guest.discovery import Fixed, Place
 from qup.guest.readiness import Console, clean_lines, wait_for_banner
 from qup.model.text import clean_line
 
@@ -105,8 +106,7 @@ def wait(
     began = time.monotonic()
     wait_for_banner(
         "web",
-        "127.0.0.1",
-        port,
+        Fixed(Place("127.0.0.1", port)),
         monitor=monitor,
         console=Console(console),
         deadline=began + seconds,

@@ -1,0 +1,116 @@
+"""What the network modes ``tap`` and ``bridge`` share: words of their options, and checks."""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from qup.api import Host, Problem, is_own_address
+
+TUN = Path("/dev/net/tun")
+
+INTERFACE = re.compile(r"(?!(?:all|default)\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", re.ASCII)
+"""A name of a network interface: the kernel takes up to 15 bytes (``IFNAMSIZ``). It would take
+stranger ones, but not every tool does; ``all`` and ``default`` mean something else in sysctl
+and in QEMU's ``bridge.conf``."""
+
+
+def check_interface(text: str) -> str:
+    """Take the name of an interface.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not INTERFACE.fullmatch(text):
+        raise ValueError(
+            f"{text[:40]!r} is not an interface's name: up to 15 letters, digits, '_', '.', '-',"
+            " and neither 'all' nor 'default'"
+        )
+    return text
+
+
+def check_guest_address(text: str) -> str:
+    """Take an IPv4 address that a guest can have.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        ip = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is not an IPv4 address, such as 192.168.7.2") from None
+    if ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+        raise ValueError(f"{text} is no address that a guest can have")
+    return str(ip)
+
+
+def check_host_address(text: str) -> str:
+    """Take an IPv4 address with its prefix length.
+
+    Raises:
+        ValueError: it is none.
+    """
+    wanted = "an IPv4 address with its prefix length, such as 192.168.7.1/24"
+    if "/" not in text:
+        raise ValueError(f"{text[:60]!r} is not {wanted}")
+    try:
+        interface = ipaddress.IPv4Interface(text)
+    except ValueError:
+        raise ValueError(f"{text[:60]!r} is not {wanted}") from None
+    check_guest_address(str(interface.ip))
+    network = interface.network
+    if network.prefixlen < 31 and interface.ip in (
+        network.network_address,
+        network.broadcast_address,
+    ):
+        raise ValueError(f"{text} is the address of a whole network, not of a computer in it")
+    return str(interface)
+
+
+_OCTETS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
+INTERFACE_SCHEMA = {
+    "type": "string",
+    "pattern": "^(?!(?:all|default)$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$",
+}
+GUEST_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}$"}
+HOST_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}/[0-9]{{1,2}}$"}
+"""The words of the options, for JSON Schema; what is wrong with a word is said by its check."""
+
+
+def find_common_problems(host: Host, address: str | None) -> Iterator[Problem]:
+    """What stands in the way of every tap: the system, the device, a guest's address that is
+    this computer's.
+    """
+    if host.system != "linux":
+        yield Problem("taps are Linux's; here is none", 'use network.mode = "user"')
+        return
+    if address is not None and is_own_address(address):
+        yield Problem(
+            f"network.address = {address} is this computer's own: ssh would lead back to it",
+            "it is the guest's address that belongs there",
+        )
+
+
+def find_device_problems() -> Iterator[Problem]:
+    """Whether this user can open the device of taps."""
+    if not TUN.exists():
+        yield Problem(f"there is no {TUN}", "'sudo modprobe tun' loads the driver")
+    elif not os.access(TUN, os.R_OK | os.W_OK):
+        yield Problem(f"you may not open {TUN}", f"'sudo chmod 666 {TUN}', which most systems have")
+
+
+def user_name() -> str:
+    """This user's name, or number."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
+
+
+def make_command(*commands: str) -> str:
+    """Commands for root, as one line to paste."""
+    return "; ".join(f"sudo {command}" for command in commands)

@@ -1,0 +1,165 @@
+"""The network modes ``tap`` and ``bridge``: options, plans, and the helper's ACL."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from qup.api import NicRequest, Problem, Tap
+from qup.builtin import network_bridge, network_tap, taps
+from qup.builtin.network_bridge import BridgeNetwork, find_acl_problems, name_tap, read_acl
+from qup.builtin.network_tap import TapNetwork
+from qup.testing import FakeHost
+
+NIC = NicRequest("web", "web", 0, "52:54:00:0a:0b:0c")
+
+
+def test_plans() -> None:
+    mode = TapNetwork()
+    plan = mode.plan(mode.options(), NIC)
+    assert (plan.netdev, plan.tap, plan.discover) == ({"type": "tap"}, Tap("tap0"), True)
+    given = {"interface": "vm.1", "address": "10.0.0.5", "host-address": "10.0.0.1/24",
+             "bridge": "br1"}  # fmt: skip
+    plan = mode.plan(mode.options.model_validate(given), NIC)
+    assert plan.tap == Tap("vm.1", "br1", "10.0.0.1/24")
+    assert (plan.ssh_address, plan.guest_address, plan.discover) == ("10.0.0.5", "10.0.0.5", False)
+
+    bridge = BridgeNetwork()
+    plan = bridge.plan(bridge.options(), NIC)
+    assert plan.tap == Tap("qup-0a0b0c", "br0", helper=True)
+    assert plan.discover
+    assert len(name_tap(NIC.mac)) < 16
+
+
+@pytest.mark.parametrize("module", [network_tap, network_bridge])
+def test_importing_them_does_not_import_pydantic(module: Any) -> None:
+    code = f"import sys, {module.__name__}; sys.exit('pydantic' in sys.modules)"
+    env = {"PYTHONPATH": ":".join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"interface": "sixteen-letters-"}, "not an interface's name"),
+        ({"interface": "br0;x"}, "not an interface's name"),
+        ({"interface": "all"}, "not an interface's name"),
+        ({"interface": ".."}, "not an interface's name"),
+        ({"interface": "a/b"}, "not an interface's name"),
+        ({"interface": "tap%d"}, "not an interface's name"),
+        ({"interface": ""}, "not an interface's name"),
+        ({"interface": "täp"}, "not an interface's name"),
+        ({"interface": "tap0\n"}, "not an interface's name"),
+        ({"interface": 3}, "string"),
+        ({"bridge": "-rf"}, "not an interface's name"),
+        ({"address": "10.0.0.5/24"}, "not an IPv4 address"),
+        ({"address": "10.0.0"}, "not an IPv4 address"),
+        ({"address": "fd00::1"}, "not an IPv4 address"),
+        ({"address": "127.0.0.1"}, "no address that a guest can have"),
+        ({"address": "0.0.0.0"}, "no address that a guest can have"),
+        ({"host-address": "10.0.0.1"}, "with its prefix length"),
+        ({"host-address": "10.0.0.1/33"}, "with its prefix length"),
+        ({"host-address": "10.0.0.0/24"}, "of a whole network"),
+        ({"forward": ["80:80"]}, "not permitted"),
+    ],
+)
+def test_bad_options(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TapNetwork().options.model_validate(values)
+    (error,) = caught.value.errors()
+    assert said in error["msg"]
+
+
+def test_schemas_describe_everything() -> None:
+    for mode in (TapNetwork(), BridgeNetwork()):
+        schema = mode.options.model_json_schema(by_alias=True)
+        assert all(one.get("description") for one in schema["properties"].values())
+
+
+def test_nothing_but_linux_has_taps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mode in (TapNetwork(), BridgeNetwork()):
+        (problem,) = mode.problems(mode.options(), FakeHost(system="darwin"))
+        assert "Linux" in problem.message
+
+
+def test_this_computers_own_address_is_no_guests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taps, "is_own_address", lambda address: address == "10.0.0.1")
+    (problem,) = taps.find_common_problems(FakeHost(), "10.0.0.1")
+    assert "this computer's own" in problem.message
+    assert list(taps.find_common_problems(FakeHost(), "10.0.0.2")) == []
+
+
+# --- bridge.conf ----------------------------------------------------------------------------
+
+
+def acl(tmp_path: Path, text: str, **others: str) -> list[Problem]:
+    path = tmp_path / "bridge.conf"
+    path.write_text(text.replace("@", f"{tmp_path}/"))
+    for name, content in others.items():
+        (tmp_path / name).write_text(content.replace("@", f"{tmp_path}/"))
+    return list(find_acl_problems(path, "br0"))
+
+
+@pytest.mark.parametrize(
+    "text", ["allow br0\n", "  allow\tbr0  \n", "allow all", "# no\n\nallow br0\nallow br1\n"]
+)
+def test_acl_that_allows(tmp_path: Path, text: str) -> None:
+    assert acl(tmp_path, text) == []
+
+
+def test_acl_in_an_included_file(tmp_path: Path) -> None:
+    assert acl(tmp_path, "include @more\n", more="include @bridge.conf\nallow br0\n") == []
+    (problem,) = acl(tmp_path, "allow br0\ninclude @more\n", more="# x\ndeny all\n")
+    assert f"{tmp_path}/more:2 denies" in problem.message
+    (problem,) = acl(tmp_path, "include @nowhere\n")
+    assert f"{tmp_path}/nowhere can't be read" in problem.message
+
+
+@pytest.mark.parametrize("text", ["", "allow br1\n", "#allow br0\n", "allow br0 # ours\n"])
+def test_acl_without_the_line(tmp_path: Path, text: str) -> None:
+    (problem,) = acl(tmp_path, text)
+    assert "has no line 'allow br0'" in problem.message
+    assert f"echo allow br0 >> {tmp_path}/bridge.conf" in str(problem.hint)
+
+
+@pytest.mark.parametrize("line", ["permit br0", "allow", "allow 0123456789abcdef"])
+def test_acl_that_the_helper_does_not_understand(tmp_path: Path, line: str) -> None:
+    (problem,) = acl(tmp_path, f"allow br0\n{line}\n")
+    assert "bridge.conf:2" in problem.message
+    assert "does not understand" in problem.message
+
+
+def test_acl_that_is_not_there_or_locked(tmp_path: Path) -> None:
+    (problem,) = find_acl_problems(tmp_path / "bridge.conf", "br0")
+    assert "there is no" in problem.message
+    (tmp_path / "bridge.conf").mkdir()
+    (problem,) = find_acl_problems(tmp_path / "bridge.conf", "br0")
+    assert "can't be read" in problem.message
+
+
+def test_a_helper_needs_its_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = tmp_path / "qemu-bridge-helper"
+    helper.write_bytes(b"")
+    monkeypatch.setattr(network_bridge, "find_bridge_helper", lambda: helper)
+    monkeypatch.setattr(network_bridge, "acl_path", lambda helper: tmp_path / "bridge.conf")
+    (tmp_path / "bridge.conf").write_text("allow br0\n")
+    (problem,) = network_bridge.find_helper_problems("br0")
+    assert problem.hint == f"sudo chmod u+s {helper}"
+    if os.getuid() == 0:
+        helper.chmod(0o4755)
+        assert list(network_bridge.find_helper_problems("br0")) == []
+    monkeypatch.setattr(network_bridge, "find_bridge_helper", lambda: None)
+    (problem,) = network_bridge.find_helper_problems("br0")
+    assert "not found" in problem.message
+
+
+def test_including_oneself_ends(tmp_path: Path) -> None:
+    path = tmp_path / "bridge.conf"
+    path.write_text(f"include {path}\nallow br0\n")
+    assert read_acl(path).rules
