@@ -71,6 +71,8 @@ COMMANDS = {
     "ssh-config": Entry("ssh", "ssh_config"),
     "logs": Entry("logs", "logs"),
     "console": Entry("console", "console"),
+    "view": Entry("screen", "view"),
+    "screenshot": Entry("screen", "screenshot"),
     "ip": Entry("look", "ip"),
     "url": Entry("engine", "url"),
     "active": Entry("engine", "active"),
