@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from qup.errors import ConfigError
 from qup.model.box import BoxSpec
-from qup.model.drives import CDROM, DEFAULT, IDE, VIRTIO, ide_places, is_sata
+from qup.model.config import MachineConfig, name_disk
+from qup.model.drives import CDROM, DEFAULT, FURTHER, IDE, ide_places, is_sata
 from qup.model.plan import Disk
-
-if TYPE_CHECKING:
-    from qup.model.config import MachineConfig
 
 DISK_SERIAL = "qup-disk"
 SEED_SERIAL = "qup-seed"
 ISO_SERIAL = "qup-iso"
 
 
-def plan_disks(config: MachineConfig, box: BoxSpec, machine_type: str) -> tuple[Disk, ...]:
+def plan_disks(
+    config: MachineConfig, box: BoxSpec, machine_type: str, formats: Mapping[str, str]
+) -> tuple[Disk, ...]:
     """The machine's disks in the order in which the guest finds them.
 
     On virtio the first is ``/dev/vda``: the box's CD if it boots from one, then the machine's
     disk, the seed, and further disks.
 
+    Args:
+        config: what was asked.
+        box: the machine's box.
+        machine_type: QEMU's name for it.
+        formats: the formats of the further disks' images, by the disk's name.
+
     Raises:
         ConfigError: the machine type has no IDE drives, or too few, or the box no driver.
     """
-    bus = VIRTIO if config.settings.qemu.virtio_drives else IDE
-    disks = tuple(replace(disk, bus=bus) for disk in _disks(config, box))
-    if bus == IDE:
-        _check_ide(config.name, box, machine_type, len(disks))
-    return disks
+    disks = (*_own_disks(config, box), *_further_disks(config, formats))
+    if config.settings.qemu.virtio_drives:
+        return disks
+    _check_ide(config.name, box, machine_type, len(disks))
+    return tuple(_as_ide(disk) for disk in disks)
 
 
-def _disks(config: MachineConfig, box: BoxSpec) -> Iterator[Disk]:
+def _own_disks(config: MachineConfig, box: BoxSpec) -> Iterator[Disk]:
     settings = config.settings
     if box.iso:
         yield Disk("iso", ISO_SERIAL, "raw", read_only=True, media=CDROM, boot=1)
@@ -49,6 +54,26 @@ def _disks(config: MachineConfig, box: BoxSpec) -> Iterator[Disk]:
         boot=None if box.kernel or box.iso else 1,
     )
     yield Disk("seed", SEED_SERIAL, "raw", read_only=True, media=CDROM)
+
+
+def _further_disks(config: MachineConfig, formats: Mapping[str, str]) -> Iterator[Disk]:
+    for index, disk in enumerate(config.settings.disks):
+        name = name_disk(disk, index)
+        yield Disk(
+            role=FURTHER + name,
+            serial=name,
+            format=formats.get(name, "qcow2"),
+            size=disk.size,
+            read_only=disk.read_only,
+            cache=_given(disk.cache),
+            io=_given(disk.io),
+            image=disk.image,
+        )
+
+
+def _as_ide(disk: Disk) -> Disk:
+    """The same as an IDE drive: what can't be written to is a CD, as IDE has no other word."""
+    return replace(disk, bus=IDE, media=CDROM if disk.read_only else disk.media)
 
 
 def _given(mode: str) -> str | None:

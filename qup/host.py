@@ -27,6 +27,7 @@ from qup import paths
 from qup.errors import HostError
 from qup.files import write_atomic
 from qup.process import run
+from qup.qemu.firmware import FirmwareFiles, descriptor_folders, find_firmware
 from qup.qemu.probe import run_probe
 
 if TYPE_CHECKING:
@@ -48,6 +49,14 @@ _PACKAGES = {
     "i386": "qemu-system-x86",
     "aarch64": "qemu-system-arm",
     "arm": "qemu-system-arm",
+}
+
+_FIRMWARE = {
+    "x86_64": "ovmf",
+    "i386": "ovmf-ia32",
+    "aarch64": "qemu-efi-aarch64",
+    "arm": "qemu-efi-arm",
+    "riscv64": "qemu-efi-riscv64",
 }
 
 Facts = dict[str, Any]
@@ -118,6 +127,24 @@ class LocalHost:
         version = ".".join(map(str, self.qemu_version(program)))
         processor = "" if accelerator == "tcg" else _describe_processor()
         return f"{version} {_fingerprint(self._find(program))}", processor
+
+    def firmware(self, program: str, machine_type: str) -> FirmwareFiles:
+        """The UEFI firmware for a machine type of a QEMU program.
+
+        Raises:
+            HostError: there is none.
+        """
+        path = self._find(program)
+        arch = path.name.rpartition("qemu-system-")[2]
+        found = find_firmware(descriptor_folders(path), arch, machine_type)
+        if found is not None:
+            return found
+        package = _FIRMWARE.get(arch)
+        install = f"install {package} ('apt install {package}')" if package else "install one"
+        raise HostError(
+            f"there is no UEFI firmware for {arch} machines of type {machine_type} here",
+            hint=f"{install}; QEMU's descriptors in /usr/share/qemu/firmware name what there is",
+        )
 
     def prove(self, program: str, properties: Mapping[str, str], cpu: str) -> Verdict:
         """Run the probe, or remember its verdict. See :func:`qup.qemu.probe.run_probe`."""

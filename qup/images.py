@@ -46,6 +46,9 @@ _SIGNATURES = (
     (32769, b"CD001", "an ISO image (a CD)"),
 )
 
+_OTHER_IMAGES = frozenset(name for _, _, name in _SIGNATURES[:4])
+"""Formats of disks in which the disk's data isn't simply one byte after the other."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -111,6 +114,39 @@ def inspect_header(path: Path, format: str, *, max_virtual_size: int = MAX_VIRTU
             f" {format_size(max_virtual_size)}"
         )
     return size
+
+
+def find_format(path: Path) -> str | None:
+    """``qcow2`` if a regular file has the header of one, else None.
+
+    Raises:
+        BoxError: it can't be read, or isn't a regular file.
+    """
+    start, _ = _read_start(path)
+    return "qcow2" if start.startswith(QCOW2_MAGIC) else None
+
+
+def inspect_data(path: Path, *, read_only: bool) -> None:
+    """Accept or refuse a file as a raw disk of somebody's own, whatever is on it.
+
+    Args:
+        path: the file.
+        read_only: nobody will write to it: then it may be a CD.
+
+    Raises:
+        BoxError: it is empty, or an image of another format.
+    """
+    start, length = _read_start(path)
+    found = identify(start)
+    if length == 0:
+        raise BoxError(f"{path} is empty", hint="a disk has a size: truncate -s 1G FILE")
+    if found in _OTHER_IMAGES:
+        hint = f"convert it: qemu-img convert -O qcow2 {path} disk.qcow2"
+        if found == _SIGNATURES[0][2]:
+            hint = "leave 'format' out, or write format = \"qcow2\""
+        raise BoxError(f"{path} is {found}, not a raw disk image", hint=hint)
+    if found == _SIGNATURES[-1][2] and not read_only:
+        raise BoxError(f"{path} is {found}", hint="write read-only = true")
 
 
 def inspect_image(path: Path) -> str:

@@ -98,6 +98,20 @@ class MachineFolder(NamedTuple):
         return self.root / "disk.qcow2"
 
     @property
+    def disks(self) -> Path:
+        """The further disks that qup made."""
+        return self.root / "disks"
+
+    def further_disk(self, name: str) -> Path:
+        """The file of a further disk that qup made."""
+        return self.disks / f"{name}.qcow2"
+
+    @property
+    def firmware_vars(self) -> Path:
+        """What UEFI firmware remembers."""
+        return self.root / "vars.qcow2"
+
+    @property
     def seed(self) -> Path:
         return self.root / "seed.iso"
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qup.drives import plan_disks
 from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig, NetworkUse
 from qup.model.display import NONE, parse_display
-from qup.model.drives import DEFAULT, VIRTIO
+from qup.model.drives import DEFAULT, FURTHER, VIRTIO
 from qup.model.network import Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
     DisplayPlan,
     ExtraArguments,
+    Firmware,
     Identity,
     Nic,
     NicSeed,
@@ -42,6 +43,8 @@ class Facts:
         project: see :class:`~qup.model.network.NicRequest`.
         resolvers: the host's DNS servers.
         display: where the picture goes, once ``auto`` is settled.
+        formats: the formats of the images of ``[[machine.disks]]``, by the disk's name.
+        firmware: what ``qemu.firmware`` means here; None for QEMU's own BIOS.
     """
 
     machine_type: str
@@ -53,6 +56,8 @@ class Facts:
     project: str = ""
     resolvers: tuple[str, ...] = ()
     display: str = NONE
+    formats: Mapping[str, str] = field(default_factory=dict)
+    firmware: Firmware | None = None
 
 
 SSH_ONLY = NicPlan({"type": "user", "restrict": "on", "ipv6": "off", "net": "10.0.255.0/24"})
@@ -86,7 +91,7 @@ def plan_machine(
         cpu=facts.accelerator.cpu if settings.qemu.cpu == AUTO else settings.qemu.cpu,
         cpus=settings.cpus,
         memory_mib=settings.memory // MIB,
-        disks=plan_disks(config, facts.box, facts.machine_type),
+        disks=plan_disks(config, facts.box, facts.machine_type, facts.formats),
         nics=nics,
         seed=SeedPlan(
             instance_id=identity.uuid,
@@ -97,6 +102,7 @@ def plan_machine(
         ),
         boot_timeout=settings.boot_timeout,
         provision=facts.provision,
+        firmware=facts.firmware,
         extra=(ExtraArguments(settings.qemu.args, "qemu.args"),) if settings.qemu.args else (),
         display=_plan_display(facts.display),
         nographic=settings.qemu.nographic,
@@ -173,14 +179,28 @@ def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
         return dict(old)
 
 
+def words_of(plan: Plan) -> dict[str, str]:
+    """A plan in the words of the Qupfile."""
+    return _in_words(plan.to_dict())
+
+
 def _disks_in_words(disks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     (main,) = (disk for disk in disks if disk["role"] == "disk")
+    further = [disk for disk in disks if disk["role"].startswith(FURTHER)]
     return {
         "disk": format_size(main["size"]),
+        "disks": ", ".join(map(_disk_in_words, further)) or "none",
         "qemu.virtio-drives": str(main["bus"] == VIRTIO).lower(),
         "qemu.cache": main["cache"] or DEFAULT,
         "qemu.io": main["io"] or DEFAULT,
     }
+
+
+def _disk_in_words(disk: Mapping[str, Any]) -> str:
+    words = [disk["image"] or format_size(disk["size"])]
+    words += ["read-only"] if disk["read_only"] else []
+    words += [f"{key}={disk[key]}" for key in ("cache", "io") if disk[key]]
+    return f"{disk['serial']} ({' '.join(words)})"
 
 
 def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
@@ -208,6 +228,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "qemu.accelerator": plan["accelerator"]["name"],
             "qemu.cpu": plan["cpu"],
             "qemu.display": (plan.get("display") or {"value": NONE})["value"],
+            "qemu.firmware": "uefi" if plan["firmware"] else "bios",
             "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
         }
     except (KeyError, TypeError, ValueError):  # written by another version of qup

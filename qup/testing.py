@@ -63,6 +63,7 @@ from qup.paths import Project
 from qup.planner import arch_of
 from qup.plugins import KINDS, Plugins
 from qup.qemu.argv import Layout, build, words
+from qup.qemu.firmware import FirmwareFiles
 from qup.qupfile import load, parse
 from qup.runner.context import Context
 from qup.runner.prepare import make_plan as plan_for
@@ -125,6 +126,14 @@ class FakeHost:
         """``q35`` as the newest of its kind; every other name as it is."""
         self._require(program)
         return f"pc-q35-{self.version[0]}.{self.version[1]}" if name == "q35" else name
+
+    def firmware(self, program: str, machine_type: str) -> FirmwareFiles:
+        """One in ``/usr/share/firmware``, for every machine type."""
+        self._require(program)
+        folder = Path("/usr/share/firmware")
+        return FirmwareFiles(
+            f"UEFI for {machine_type}", folder / "code.fd", "raw", folder / "vars.fd", "raw"
+        )
 
     def prove(self, program: str, properties: Mapping[str, str], cpu: str) -> Verdict:  # noqa: ARG002
         """:attr:`verdict`."""
@@ -312,7 +321,11 @@ def qemu_words(plan: Plan) -> list[str]:
         pidfile=folder / "qemu.pid",
         serial_log=folder / "serial.log",
         box=Path("/box"),
-        files={disk.role: folder / _file_name(disk) for disk in plan.disks},
+        files={
+            **{disk.role: folder / _file_name(disk) for disk in plan.disks},
+            "firmware": Path("/usr/share/firmware/code.fd"),
+            "vars": folder / "vars.qcow2",
+        },
         sockets={name: folder / name for name in SOCKETS},
     )
     return words(build(plan, layout))

@@ -4,7 +4,7 @@ A finished box is a read-only folder named by the digest of its content, so that
 backing file never changes under it; a link from what a box is made from (its *key*) says
 which one is current::
 
-    boxes/<digest>/{box.json, kernel, initrd, disk.qcow2, boot.iso}
+    boxes/<digest>/{box.json, kernel, kernel.efi, initrd, disk.qcow2, boot.iso}
     boxes/current/<source>-<key> -> ../<digest>
 """
 
@@ -29,6 +29,7 @@ from qup.paths import make_private
 
 MANIFEST = "box.json"
 DISK, KERNEL, INITRD, ISO = "disk.qcow2", "kernel", "initrd", "boot.iso"
+EFI_KERNEL = "kernel.efi"
 BOX_SCHEMA = 1
 DIGEST_LENGTH = 16
 CHUNK = 1 << 20
@@ -156,7 +157,8 @@ def _damaged(box: Box, reason: str) -> BoxError:
 
 def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     """Write the manifest, make all files read-only, and flush them to disk."""
-    wanted = [DISK] * spec.disk + [KERNEL, INITRD] * spec.kernel + [ISO] * spec.iso
+    wanted = [DISK] * spec.disk + [KERNEL, INITRD] * spec.kernel
+    wanted += [EFI_KERNEL] * spec.efi + [ISO] * spec.iso
     if missing := [name for name in wanted if not (folder / name).is_file()]:
         raise BoxError(f"box source {spec.source} made no {', '.join(missing)} for {spec.name}")
     files = {name: _hash_file(folder / name) for name in wanted}

@@ -140,6 +140,7 @@ def _print_plan(name: str, item: Plan) -> None:
         "cpus": str(item.cpus),
         "memory": format_size(item.memory_mib * MIB),
         "disk": format_size(size),
+        **_describe_drives(item),
         "hostname": item.seed.hostname,
         **_nic_rows(item),
         "ssh": f"as {item.seed.user}",
@@ -166,9 +167,19 @@ def _nic_rows(item: Plan) -> dict[str, str]:
     return rows
 
 
+def _describe_drives(item: Plan) -> dict[str, str]:
+    """What is to be said of further disks and of firmware, if there are any."""
+    from qup.planner import words_of
+
+    words = words_of(item)
+    rows = {"disks": words["disks"]} if words["disks"] != "none" else {}
+    return rows | ({"firmware": item.firmware.description} if item.firmware else {})
+
+
 def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:
     from qup.qemu.argv import build, shell_command
     from qup.runner.layout import layout_for
+    from qup.runner.prepare import find_firmware
 
     runtime = runtime_folder(item.identity.id)
     folder = context.project.machine(name)
@@ -179,7 +190,11 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
     sockets = {"control": runtime.control, "events": runtime.events, "console": runtime.console,
                "agent": runtime.agent, "identity": runtime.identity,
                "vnc": runtime.vnc}  # fmt: skip
-    arguments = build(item, layout_for(item, folder, box, program, sockets))
+    firmware = find_firmware(context, item)
+    layout = layout_for(
+        item, folder, box, program, sockets=sockets, firmware=firmware and firmware.code
+    )
+    arguments = build(item, layout)
     if as_json:
         print_json(
             {"machine": name, "arguments": [{"words": a.words, "origin": a.origin}
@@ -276,8 +291,8 @@ def trust(
 ) -> None:
     """Allow this project's Qupfile, with exactly its present content, to run programs here.
 
-    Only Qupfiles with raw `qemu.args` or an unusual `qemu.program` need that. A change of the
-    Qupfile needs it anew.
+    Only Qupfiles with raw `qemu.args`, an unusual `qemu.program`, or a disk whose image is outside
+    of the project, or raw and written to, need that. A change of the Qupfile needs it anew.
     """
     from qup import trust as store
     from qup.qupfile import read

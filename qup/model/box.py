@@ -20,6 +20,7 @@ class BoxSpec:
         cmdline: the kernel's command line when the box brings a kernel.
         disk: whether the box has a base disk (``disk.qcow2``).
         kernel: whether it boots by ``kernel`` and ``initrd`` instead of from the disk.
+        efi: whether it has ``kernel.efi``, the same kernel as UEFI starts it.
         iso: whether it boots from ``boot.iso``, a CD; the disk then belongs to the guest alone.
         buses: the drives it has drivers for, of ``virtio``, ``ide`` and ``sata``; empty if
             that isn't known.
@@ -34,6 +35,7 @@ class BoxSpec:
     cmdline: str = ""
     disk: bool = True
     kernel: bool = True
+    efi: bool = False
     iso: bool = False
     buses: tuple[str, ...] = ()
 

@@ -38,7 +38,10 @@ USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
 QEMU_WORD = re.compile(rf"(?!help\Z){_WORD}", re.ASCII)
 QEMU_CPU = re.compile(rf"(?!(?:.*,)?help(?:,|\Z)){_WORD}(?:,{_FEATURE})*", re.ASCII)
 """A model and its features. ``help`` would make QEMU print a list and end."""
+DISK_NAME = re.compile(r"(?!qup-)[a-z](?:[a-z0-9-]{0,18}[a-z0-9])?", re.ASCII)
+"""A file's name, a part of an id of QEMU, and all of a serial number, which has 20 bytes."""
 
+MAX_DISKS = 16
 MAX_MEMORY = 4 * units.TIB
 MAX_DISK = 64 * units.TIB
 MAX_CPUS = 1024
@@ -108,6 +111,12 @@ QemuCpu = Annotated[
     _matching(QEMU_CPU, "a CPU model with features, such as max,-svm"),
     _described(QEMU_CPU),
 ]
+DiskName = Annotated[
+    str,
+    _matching(DISK_NAME, "a disk's name (at most 20 of a-z, 0-9 and hyphens; not qup-...)"),
+    _described(DISK_NAME),
+]
+ImageFormat = Literal["qcow2", "raw"]
 CacheName = Literal["default", "none", "writethrough", "writeback", "directsync", "unsafe"]
 IoName = Literal["default", "threads", "native", "io_uring"]
 
@@ -196,12 +205,12 @@ class QemuSettings(Settings):
     )
     machine: QemuWord = Field(default="q35", description=summarize("qemu.machine"))
     cpu: QemuCpu = Field(default="auto", description=summarize("qemu.cpu"))
-    virtio_drives: bool = Field(
-        default=True,
-        description="Whether disk, CD and seed are virtio drives; if not, they are IDE or SATA.",
+    firmware: Literal["bios", "uefi"] = Field(
+        default="bios", description=summarize("qemu.firmware")
     )
-    cache: CacheName = Field(default="default", description="How the disk's writes reach its file.")
-    io: IoName = Field(default="default", description="How QEMU asks the host to read and write.")
+    virtio_drives: bool = Field(default=True, description=summarize("qemu.virtio-drives"))
+    cache: CacheName = Field(default="default", description=summarize("qemu.cache"))
+    io: IoName = Field(default="default", description=summarize("qemu.io"))
     display: Display = Field(default=NONE, description=summarize("qemu.display"))
     nographic: bool = Field(default=False, description=summarize("qemu.nographic"))
     args: tuple[str, ...] = Field(
@@ -213,6 +222,47 @@ class QemuSettings(Settings):
     def shown_at(self) -> str:
         """The display that counts: a machine that is ``nographic`` has none."""
         return NONE if self.nographic else self.display
+
+
+class DiskSettings(Settings):
+    """``[[machine.disks]]``"""
+
+    name: DiskName | None = Field(
+        default=None,
+        description='The disk\'s name, which the guest sees as its serial number. Default: "disk1"'
+        " for the first, and so on.",
+    )
+    size: DiskSize | None = Field(
+        default=None,
+        description="Make a new, empty disk of this virtual size; it takes up what is written.",
+    )
+    image: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
+        default=None,
+        description="Use an image that exists; its path is relative to the Qupfile.",
+    )
+    read_only: bool = Field(default=False, description="Whether the guest can't write to it.")
+    format: ImageFormat | None = Field(
+        default=None,
+        description="The image's format. A raw image that the guest may write to has to say so.",
+    )
+    cache: CacheName = Field(default="default", description="As 'cache' in [machine.qemu].")
+    io: IoName = Field(default="default", description="As 'io' in [machine.qemu].")
+
+    @model_validator(mode="after")
+    def _check_source(self) -> DiskSettings:
+        if (self.size is None) == (self.image is None):
+            raise ValueError("a disk has either 'size' (a new one) or 'image' (one that exists)")
+        if self.size is not None and (self.read_only or self.format):
+            word = "read-only" if self.read_only else "format"
+            raise ValueError(f"a new disk has no {word!r}: that is for an image")
+        if self.image is not None and "://" in self.image:
+            raise ValueError(f"{units.shorten(self.image)} is a URL: an image is a file here")
+        return self
+
+
+def name_disk(disk: DiskSettings, index: int) -> str:
+    """A further disk's name; one without is called after its place in the list, from 0."""
+    return disk.name or f"disk{index + 1}"
 
 
 class MachineSettings(Settings):
@@ -231,6 +281,11 @@ class MachineSettings(Settings):
         default=20 * units.GIB,
         description=summarize("disk"),
         json_schema_extra={"default": "20G"},
+    )
+    disks: tuple[DiskSettings, ...] = Field(
+        default=(),
+        max_length=MAX_DISKS,
+        description="Further disks, each a table.",
     )
     hostname: Hostname | None = Field(default=None, description=summarize("hostname"))
     boot_timeout: Duration = Field(

@@ -7,9 +7,8 @@ from typing import NamedTuple
 VIRTIO, IDE = "virtio", "ide"
 DISK, CDROM = "disk", "cdrom"
 
-SERIAL_LIMIT = 20
-"""Bytes of a disk's serial number: ``VIRTIO_BLK_ID_BYTES`` of the virtio specification, and as
-many in ATA's IDENTIFY."""
+FURTHER = "disk-"
+"""What the role of a disk of ``[[machine.disks]]`` begins with; its name follows."""
 
 
 class CacheMode(NamedTuple):

@@ -86,6 +86,19 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """UEFI firmware in the machine's flash; the layout knows its file and that of its variables.
+
+    Attributes:
+        description: which it is, in its descriptor's words.
+        format: of its file, ``raw`` or ``qcow2``.
+    """
+
+    description: str
+    format: str
+
+
+@dataclass(frozen=True)
 class Nic:
     """A network card and what it is connected to."""
 
@@ -189,6 +202,7 @@ class Plan:
     seed: SeedPlan
     boot_timeout: float
     provision: tuple[ProvisionStep, ...] = ()
+    firmware: Firmware | None = None
     extra: tuple[ExtraArguments, ...] = ()
     template: TemplatePlan | None = None
     display: DisplayPlan | None = None

@@ -15,10 +15,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from qup.model.display import VNC
-from qup.model.drives import DISK
+from qup.model.drives import DISK, FURTHER
 from qup.model.network import Tap
 from qup.model.plan import Plan
-from qup.qemu.drives import describe_drives
+from qup.qemu.drives import describe_drives, file_node
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
@@ -56,7 +56,7 @@ class Layout:
         pidfile: the file that QEMU writes and locks.
         serial_log: the file that collects what the guest's console says.
         box: the folder with the box's ``kernel`` and ``initrd``.
-        files: the file of each disk, by its role.
+        files: the file of each disk, by its role; and of the ``firmware`` and its ``vars``.
         sockets: for each of ``control``, ``events`` and ``console`` (and ``agent`` and
             ``identity``, if the plan has them) a path to listen at, or the number of a listening
             socket that QEMU inherits; for ``vnc`` the path that a private display listens at.
@@ -145,6 +145,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     if plan.guest_agent:
         yield from _agent(layout)
     yield from _boot(plan, layout)
+    yield from _firmware(plan, layout)
     yield from _disks(plan, layout)
     yield from _network(plan, layout)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
@@ -260,15 +261,33 @@ def _boot(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument(("-rtc", "base=utc"), "qup: clock")
     yield Argument(("-boot", "strict=on"), "qup: boot from nothing but the box")
     if plan.box.kernel:
-        yield Argument(("-kernel", os.fspath(layout.box / "kernel")), "box")
+        # The firmware starts a kernel with an EFI stub; QEMU itself one with a PVH entry.
+        kernel = "kernel.efi" if plan.firmware else "kernel"
+        yield Argument(("-kernel", os.fspath(layout.box / kernel)), "box")
         yield Argument(("-initrd", os.fspath(layout.box / "initrd")), "box")
         if plan.box.cmdline:
             yield Argument(("-append", plan.box.cmdline), "box")
 
 
+def _firmware(plan: Plan, layout: Layout) -> Iterator[Argument]:
+    """Two flash chips: the firmware, which nobody writes to, and its variables."""
+    if plan.firmware is None:
+        return
+    nodes = (
+        ("firmware", plan.firmware.format, True),
+        ("vars", "qcow2", False),
+    )
+    for role, form, read_only in nodes:
+        node = file_node(role, form, layout.files[role], read_only=read_only)
+        yield Argument(("-blockdev", node), "qemu.firmware")
+    yield Argument(("-machine", "pflash0=firmware,pflash1=vars"), "qemu.firmware")
+
+
 def _disks(plan: Plan, layout: Layout) -> Iterator[Argument]:
     for drive in describe_drives(plan.disks, plan.machine_type, layout.files):
-        origin = "disk" if drive.disk.role == DISK else f"qup: {drive.disk.role}"
+        role = drive.disk.role
+        further = "disks" if role.startswith(FURTHER) else f"qup: {role}"
+        origin = "disk" if role == DISK else further
         yield Argument(("-blockdev", drive.node), origin)
         yield Argument(("-device", option_string(drive.driver, drive.properties)), origin)
 

@@ -48,6 +48,24 @@ def create_blank(path: Path, size: int) -> None:
     _create(path, size, ())
 
 
+def convert(source: Path, format: str, path: Path) -> None:
+    """Make a qcow2 image with the contents of another image; replaces the file if it exists.
+
+    Args:
+        source: the other image.
+        format: its format, ``qcow2`` or ``raw``; QEMU never guesses.
+        path: the new image.
+
+    Raises:
+        HostError: no space left, or ``qemu-img`` is missing or fails.
+    """
+    with _built_aside(path) as draft:
+        run(
+            ["qemu-img", "convert", "-f", format, "-O", "qcow2", source.absolute(), draft],
+            timeout=_CREATE_TIMEOUT,
+        )
+
+
 def _create(path: Path, size: int, more: tuple[str, ...]) -> None:
     with _built_aside(path) as draft:
         run(

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from qup.errors import HostError
@@ -70,20 +71,51 @@ def block_node(disk: Disk, path: Path) -> str:
     Raises:
         HostError: the path isn't UTF-8.
     """
-    file: dict[str, Any] = {"driver": "file", "filename": os.fspath(path)}
-    node: dict[str, Any] = {"node-name": disk.role, "driver": disk.format}
-    if disk.io is not None:
-        file["aio"] = disk.io
-    if disk.read_only:
-        access: dict[str, Any] = {"read-only": True}
-    else:
-        access = {"discard": "unmap"}
-        node["detect-zeroes"] = "unmap"
+    both: dict[str, Any] = {} if disk.read_only else {"discard": "unmap"}
     if disk.cache is not None:
         mode = CACHE_MODES[disk.cache]
-        # On both: a node's cache options reach only the children that QEMU opens by itself.
-        access["cache"] = {"direct": mode.direct, "no-flush": mode.no_flush}
-    text = json.dumps({**node, **access, "file": {**file, **access}}, ensure_ascii=False)
+        # Said of both nodes: each has options of its own once they are written out.
+        both["cache"] = {"direct": mode.direct, "no-flush": mode.no_flush}
+    return file_node(
+        disk.role,
+        disk.format,
+        path,
+        read_only=disk.read_only,
+        both=both,
+        node={} if disk.read_only else {"detect-zeroes": "unmap"},
+        file={"aio": disk.io} if disk.io else {},
+    )
+
+
+def file_node(
+    name: str,
+    format: str,
+    path: Path,
+    *,
+    read_only: bool,
+    both: Mapping[str, Any] = MappingProxyType({}),
+    node: Mapping[str, Any] = MappingProxyType({}),
+    file: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """The value of ``-blockdev`` for an image of a known format in a regular file.
+
+    Args:
+        name: the node's name.
+        format: ``raw`` or ``qcow2``.
+        path: the image.
+        read_only: QEMU opens it for reading only.
+        both: options of the image's node and the file's.
+        node: options of the image's node.
+        file: options of the file's.
+
+    Raises:
+        HostError: the path isn't UTF-8, which QEMU's JSON can't express.
+    """
+    both = {"read-only": True, **both} if read_only else both
+    below = {"driver": "file", "filename": os.fspath(path), **file, **both}
+    text = json.dumps(
+        {"node-name": name, "driver": format, **node, **both, "file": below}, ensure_ascii=False
+    )
     if any("\udc80" <= char <= "\udcff" for char in text):
         raise HostError(
             f"QEMU can't open a disk whose path is not UTF-8: {os.fsencode(path)!r}",

@@ -20,6 +20,7 @@ from qup.model.settings import BY_KEY
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
+from qup.qupfile.drive_rules import check_drives
 from qup.qupfile.layers import (
     RIVALS,
     Layer,
@@ -100,6 +101,7 @@ def load(
     rules.check_ports({name: draft.nics for name, draft in drafts.items()}, stacks, problems)
     displays = {name: draft.display for name, draft in drafts.items()}
     rules.check_displays(displays, stacks, problems)
+    check_drives({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from qup.model.config import Config
+from qup.model.config import Config, DiskSettings, name_disk
 from qup.model.display import Display, VncAddress, explain_distrust, parse_display
 from qup.model.network import ANY_ADDRESS, Forward
 from qup.model.units import shorten
@@ -49,7 +51,28 @@ def find_untrusted(config: Config) -> list[Untrusted]:
         if reason := explain_distrust(parse_display(qemu.display)):
             shown = f"{json.dumps(qemu.display)} ({reason})"
             found.append(Untrusted(name, "qemu.display", _show(shown)))
+        for index, disk in enumerate(machine.settings.disks):
+            if reason := _reaches_out(disk):
+                title = name_disk(disk, index)
+                text = f"{_show(json.dumps(disk.image))} (disk {title!r}, {reason})"
+                found.append(Untrusted(name, "disks", text))
     return [item for item in found if config.origins[item.machine][item.key].layer == "Qupfile"]
+
+
+def _reaches_out(disk: DiskSettings) -> str | None:
+    """Why a disk's image is more than the project's own data; None if it isn't.
+
+    A guest can send what it reads anywhere, and what it writes into a raw file may be the
+    host's to run or to read: a script, a configuration.
+    """
+    if disk.image is None:
+        return None
+    path = PurePosixPath(posixpath.normpath(disk.image))
+    if path.is_absolute() or path.as_posix().startswith(("../", "~")):
+        return "a file outside of the project"
+    if disk.format == "raw" and not disk.read_only:
+        return "a file that the guest fills as it likes"
+    return None
 
 
 def _show(text: str) -> str:

@@ -27,7 +27,9 @@ from qup.model.units import format_size
 from qup.paths import MachineFolder, SshFolder
 from qup.qemu import disk
 from qup.runner.context import Context
-from qup.runner.prepare import find_box
+from qup.runner.drives import prepare_disks
+from qup.runner.firmware import prepare_variables
+from qup.runner.prepare import find_box, find_firmware
 
 FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""
@@ -122,6 +124,9 @@ def prepare(
     ):
         user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
         write_iso(folder.seed, build_files(plan.seed, user_key, host_key))
+        prepare_disks(ctx, config.name, folder, plan)
+        if firmware := find_firmware(ctx, plan):
+            prepare_variables(ctx, config.name, folder, firmware)
         phase.result = made()
     state = old or State(
         id=plan.identity.id,

@@ -12,12 +12,17 @@ from qup.files import read_text
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MAX_USER_DATA, MachineConfig, NetworkUse
 from qup.model.network import NicPlan, NicRequest
-from qup.model.plan import AcceleratorPlan, Identity, Plan, ProvisionStep
+from qup.model.plan import AcceleratorPlan, Firmware, Identity, Plan, ProvisionStep
 from qup.model.state import State
 from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
+from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
+from qup.runner.drives import read_formats
 from qup.templates.key import Emulator, plan_template
+
+BIOS = "bios"
+"""The value of ``qemu.firmware`` that leaves it to QEMU."""
 
 
 @dataclass(frozen=True)
@@ -117,18 +122,21 @@ def make_plan(
         PluginError: a plugin failed.
     """
     settings = config.settings
+    machine_type = ctx.host.machine_type(settings.qemu.program, settings.qemu.machine)
 
     def plan_nic(use: NetworkUse, request: NicRequest) -> NicPlan:
         return ctx.plugins.network_modes[use.mode].plan(use.options, request)
 
     facts = Facts(
-        machine_type=ctx.host.machine_type(settings.qemu.program, settings.qemu.machine),
+        machine_type=machine_type,
         accelerator=choose_accelerator(ctx, config, trust=trust_accelerator).plan,
         box=spec,
         box_digest=digest,
         provision=_steps(ctx, config),
         user_data=_user_data(ctx, config),
         display=settle_display(ctx.host, config),
+        formats=read_formats(ctx.project, config),
+        firmware=_firmware(ctx, config, machine_type),
     )
     plan = plan_machine(config, facts, identity, plan_nic)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
@@ -140,6 +148,21 @@ def make_plan(
 def emulator_for(ctx: Context, plan: Plan) -> Emulator:
     """What runs the guest of a plan."""
     return Emulator(*ctx.host.emulator(plan.program, plan.accelerator.name))
+
+
+def find_firmware(ctx: Context, plan: Plan) -> FirmwareFiles | None:
+    """The files of a plan's UEFI firmware, if it has one."""
+    return ctx.host.firmware(plan.program, plan.machine_type) if plan.firmware else None
+
+
+def _firmware(ctx: Context, config: MachineConfig, machine_type: str) -> Firmware | None:
+    if config.settings.qemu.firmware == BIOS:
+        return None
+    try:
+        found = ctx.host.firmware(config.settings.qemu.program, machine_type)
+    except HostError as exc:
+        raise HostError(f"machine {config.name}: {exc.message}", hint=exc.hint) from exc
+    return Firmware(found.description, found.code_format)
 
 
 def _user_data(ctx: Context, config: MachineConfig) -> str | None:

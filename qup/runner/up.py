@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +38,7 @@ from qup.runner.display import (
     find_display_problems,
     keep_display,
 )
+from qup.runner.drives import check_disks
 from qup.runner.forwards import (
     SSH_FORWARD,
     Applied,
@@ -46,11 +47,12 @@ from qup.runner.forwards import (
     read_kept,
     write_kept,
 )
+from qup.runner.host_drives import find_conflicts, find_problems
 from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
 from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe
-from qup.runner.prepare import find_box, identity_of, make_plan, new_identity
+from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import note_place, wait_until_ready
 from qup.runner.rouse import rouse
@@ -243,7 +245,7 @@ class _Up:
         old = self._recover(seen)
         box = require_box(self.ctx, self.config, old)
         plan = self._plan(old, box.spec, box.digest)
-        self._preflight(plan)
+        self._preflight(plan, find_conflicts(plan, self.folder))
         announce_display(self.ctx, self.config, plan)
         state = prepare(self.ctx, self.config, self.folder, plan, box, old)
         runtime = runtime_folder(state.id)
@@ -268,6 +270,7 @@ class _Up:
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
+        check_disks(self.name, self.folder, plan)
 
     def _recover(self, seen: Observation) -> State | None:
         """The state to go on from: a copy becomes a machine of its own, and what a start that
@@ -285,18 +288,27 @@ class _Up:
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
 
-    def _preflight(self, plan: Plan, *, held: str | None = None, own: int | None = None) -> None:
+    def _preflight(
+        self,
+        plan: Plan,
+        more: Iterable[tuple[str, str | None]] = (),
+        *,
+        held: str | None = None,
+        own: int | None = None,
+    ) -> None:
         """Look for everything that can't work here, before anything is touched.
 
         Args:
             plan: what is to be started.
+            more: problems that were found already.
             held: the display of the machine as it runs, which will be free by then.
             own: the process of the machine's own QEMU, which is in nobody's way.
 
         Raises:
             HostError: with all the problems.
         """
-        problems: list[tuple[str, str | None]] = []
+        problems = list(more)
+        problems += find_problems(plan, self.folder, self.ctx.boxes.folder(plan.box_digest or ""))
         for use in self.config.nics:
             mode = self.ctx.plugins.network_modes[use.mode]
             found = mode.problems(use.options, self.ctx.host)
@@ -330,7 +342,14 @@ class _Up:
         with self.ctx.phase(self.name, "launch", "starting QEMU") as phase:
             for action in plan.actions:
                 run(action.do, timeout=ACTION_TIMEOUT)
-            layout = layout_for(plan, self.folder, self.ctx.boxes.folder(box.digest), program)
+            firmware = find_firmware(self.ctx, plan)
+            layout = layout_for(
+                plan,
+                self.folder,
+                self.ctx.boxes.folder(box.digest),
+                program,
+                firmware=firmware and firmware.code,
+            )
             engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
             return engine

@@ -105,6 +105,7 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
     if plan.extra:
         return f"words of {plan.extra[0].origin} on QEMU's command line"
     others = [disk.role for disk in plan.disks if disk.role not in (DISK, "seed")]
+    others += ["UEFI variables"] if plan.firmware else []
     if others:
         return f"it has another disk ({others[0]})"
     for nic in plan.nics:

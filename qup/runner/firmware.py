@@ -1,0 +1,45 @@
+"""A machine's own UEFI variables."""
+
+from __future__ import annotations
+
+import os
+
+from qup import images
+from qup.errors import BoxError, StateError
+from qup.paths import MachineFolder
+from qup.qemu import disk
+from qup.qemu.firmware import FirmwareFiles
+from qup.runner.context import Context
+
+
+def prepare_variables(
+    ctx: Context, machine: str, folder: MachineFolder, firmware: FirmwareFiles
+) -> None:
+    """Make the file of the variables, unless it is there.
+
+    Variables of another firmware, which has flash of another size, are set aside.
+
+    Raises:
+        StateError: the file is not what qup makes.
+        HostError: no space left, or ``qemu-img`` is missing or fails.
+    """
+    path = folder.firmware_vars
+    if os.path.lexists(path):
+        if path.is_symlink():
+            raise StateError(f"{path} is a link, which qup never makes", hint="remove it")
+        try:
+            present = images.inspect_header(path, "qcow2")
+        except BoxError as exc:
+            hint = f"remove it for new variables: rm {path}"
+            raise StateError(f"machine {machine}: {exc.message}", hint=hint) from exc
+        if present == images.virtual_size(firmware.template, firmware.template_format):
+            return
+        aside = path.with_name(f"{path.name}.old")
+        path.replace(aside)
+        ctx.tell(
+            machine,
+            f"the firmware here is another one ({firmware.description}): its variables start anew",
+            level="warning",
+            hint=f"the old ones are in {aside}",
+        )
+    disk.convert(firmware.template, firmware.template_format, path)
