@@ -61,7 +61,7 @@ from qup.interfaces import (
     may_administrate,
     read_interface,
 )
-from qup.model.box import Box, BoxFile, BoxSpec
+from qup.model.box import Box, BoxFile, BoxSpec, Fetched
 from qup.model.events import Event
 from qup.model.network import (
     AddressPlan,
@@ -74,7 +74,8 @@ from qup.model.network import (
     parse_forward,
     parse_port_range,
 )
-from qup.model.plan import AcceleratorPlan, ExtraArguments, Plan
+from qup.model.plan import AcceleratorPlan, ExtraArguments, NicSeed, Plan, SeedPlan
+from qup.model.seed import KeyPair, Seed, SeedForm
 from qup.process import Result, run
 
 if TYPE_CHECKING:
@@ -96,19 +97,23 @@ __all__ = [
     "Downloaded",
     "Event",
     "ExtraArguments",
+    "Fetched",
     "Finding",
     "Forward",
     "Guest",
     "GuestError",
+    "GuestSeeder",
     "Host",
     "HostAction",
     "HostError",
     "Interface",
+    "KeyPair",
     "MachineConfig",
     "MachineError",
     "NetworkMode",
     "NicPlan",
     "NicRequest",
+    "NicSeed",
     "OfflineError",
     "Plan",
     "PluginError",
@@ -119,6 +124,9 @@ __all__ = [
     "QupError",
     "Report",
     "Result",
+    "Seed",
+    "SeedForm",
+    "SeedPlan",
     "Settings",
     "Tap",
     "TapFacts",
@@ -285,14 +293,62 @@ class BoxSource(Protocol):
 
     def fetch(
         self, spec: BoxSpec, project: Path, into: Path, report: Report
-    ) -> Mapping[str, object]:
-        """Make the box's files (``kernel``, ``initrd``, ``disk.qcow2``) in an empty folder.
+    ) -> Mapping[str, object] | Fetched:
+        """Make the box's files (``kernel``, ``initrd``, ``disk.qcow2``, ``boot.iso``) in an
+        empty folder.
 
         ``report`` takes lines about how far it is; :func:`download` takes it as it is. Returns
-        details worth remembering.
+        details worth remembering, or with them what the box has turned out to be.
 
         Raises:
             BoxError: it can't be had; the hint says what to do.
+        """
+
+
+class ChangingSource(BoxSource, Protocol):
+    """A box source whose references lead to something else as time goes by."""
+
+    def newer(self, box: Box, project: Path) -> str | None:
+        """Ask whether there is something newer than a box in the cache.
+
+        Called before a new machine is made from the box, and by ``qup upgrade``; never for a
+        machine that exists.
+
+        Returns:
+            What is new about it, in a few words; None if the box is what there is.
+
+        Raises:
+            BoxError: nobody can be asked now. A new machine then takes the box.
+        """
+
+
+class GuestSeeder(Protocol):
+    """A way to tell a guest its name, its user and its keys, before it first boots.
+
+    Attributes:
+        name: its word in ``seeder``.
+        summary: one line for lists and docs.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+
+    def problems(self, seed: SeedPlan) -> Sequence[Problem]:
+        """What of a seed it can't tell a guest. Pure: no I/O."""
+
+    def form(self, seed: SeedPlan) -> SeedForm:
+        """How it reaches the guest. Pure: no I/O."""
+
+    def files(self, seed: Seed) -> Mapping[str, str]:
+        """The files of its CD or share, by path. Pure: no I/O."""
+
+    def payload(self, seed: Seed) -> bytes:
+        """What the machine's new disk begins with. Pure: no I/O.
+
+        Raises:
+            ConfigError: it is more than the guest would read.
         """
 
 

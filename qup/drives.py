@@ -10,6 +10,7 @@ from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig, name_disk
 from qup.model.drives import CDROM, DEFAULT, FURTHER, IDE, ide_places, is_sata
 from qup.model.plan import Disk
+from qup.model.seed import SeedForm
 
 DISK_SERIAL = "qup-disk"
 SEED_SERIAL = "qup-seed"
@@ -17,34 +18,38 @@ ISO_SERIAL = "qup-iso"
 
 
 def plan_disks(
-    config: MachineConfig, box: BoxSpec, machine_type: str, formats: Mapping[str, str]
+    config: MachineConfig,
+    box: BoxSpec,
+    machine_type: str,
+    formats: Mapping[str, str],
+    seed: SeedForm,
 ) -> tuple[Disk, ...]:
     """The machine's disks in the order in which the guest finds them.
 
-    On virtio the first is ``/dev/vda``: the box's CD if it boots from one, then the machine's
-    disk, the seed, and further disks.
+    On virtio the first is ``/dev/vda``: the box's CD if it boots from one (or the disk, if that
+    is where its guest looks for one), then the machine's disk, the seed's CD if there is one, and
+    further disks.
 
     Args:
         config: what was asked.
         box: the machine's box.
         machine_type: QEMU's name for it.
         formats: the formats of the further disks' images, by the disk's name.
+        seed: how the seed reaches the guest.
 
     Raises:
         ConfigError: the machine type has no IDE drives, or too few, or the box no driver.
     """
-    disks = (*_own_disks(config, box), *_further_disks(config, formats))
+    disks = (*_own_disks(config, box, seed), *_further_disks(config, formats))
     if config.settings.qemu.virtio_drives:
         return disks
     _check_ide(config.name, box, machine_type, len(disks))
     return tuple(_as_ide(disk) for disk in disks)
 
 
-def _own_disks(config: MachineConfig, box: BoxSpec) -> Iterator[Disk]:
+def _own_disks(config: MachineConfig, box: BoxSpec, seed: SeedForm) -> Iterator[Disk]:
     settings = config.settings
-    if box.iso:
-        yield Disk("iso", ISO_SERIAL, "raw", read_only=True, media=CDROM, boot=1)
-    yield Disk(
+    disk = Disk(
         "disk",
         DISK_SERIAL,
         "qcow2",
@@ -53,7 +58,13 @@ def _own_disks(config: MachineConfig, box: BoxSpec) -> Iterator[Disk]:
         io=_given(settings.qemu.io),
         boot=None if box.kernel or box.iso else 1,
     )
-    yield Disk("seed", SEED_SERIAL, "raw", read_only=True, media=CDROM)
+    if box.iso:
+        iso = Disk("iso", ISO_SERIAL, "raw", read_only=True, media=CDROM, boot=1)
+        yield from (disk, iso) if box.disk_first else (iso, disk)
+    else:
+        yield disk
+    if seed.label is not None:
+        yield Disk("seed", SEED_SERIAL, "raw", read_only=True, media=CDROM)
 
 
 def _further_disks(config: MachineConfig, formats: Mapping[str, str]) -> Iterator[Disk]:

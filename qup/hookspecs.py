@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Command,
         Event,
         ExtraArguments,
+        GuestSeeder,
         Host,
         MachineConfig,
         NetworkMode,
@@ -53,6 +54,18 @@ def qup_box_sources() -> Iterable[BoxSource]:  # type: ignore[empty-body]
 
     Called when a box is looked up. Built in: ``tiny`` (made from the host's own packages) and
     ``image`` (a disk image's path).
+    """
+
+
+@hookspec
+def qup_guest_seeders() -> Iterable[GuestSeeder]:  # type: ignore[empty-body]
+    """Register ways to tell a guest its name, user and keys before it first boots: values of
+    ``seeder``.
+
+    Called when a Qupfile is loaded. Built in: ``nocloud`` (cloud-init's CD), ``config-2``
+    (OpenStack's configuration drive as a CD) and ``config-2-9p`` (the same as a share),
+    ``format-me`` (boot2docker's message on the empty disk), ``rancheros`` (that, and user data
+    by ``config-2``) and ``none``.
     """
 
 

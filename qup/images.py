@@ -164,11 +164,15 @@ def inspect_image(path: Path) -> str:
     return found
 
 
-def check_overlay(path: Path, base: Path) -> None:
+def check_overlay(path: Path, base: Path | None) -> None:
     """Make sure that a machine's disk is what :func:`create_overlay` made for it.
 
     A project may come from anybody, with a ``.qup`` folder in it: a disk with another backing
     file would show the guest whatever file of the host it names.
+
+    Args:
+        path: the disk.
+        base: the file it has to be based on; None for no file.
 
     Raises:
         StateError: the disk is damaged, or based on another file.
@@ -183,10 +187,13 @@ def check_overlay(path: Path, base: Path) -> None:
         raise StateError(f"the machine's disk is damaged: {exc.message}", hint=hint) from exc
     offset, size = struct.unpack_from(">QI", start, 8)
     named = start[offset : offset + size]
-    if not header.backing or named != os.fsencode(base) or header.incompatible & _DATA_FILE:
+    wanted = os.fsencode(base) if base is not None else b""
+    based = header.backing == (base is not None) and (named == wanted or not header.backing)
+    its = f"its box's {base}" if base is not None else "itself alone"
+    if not based or header.incompatible & _DATA_FILE:
         raise StateError(
             f"the machine's disk {path} is based on {os.fsdecode(named) or 'nothing'},"
-            f" not on its box's {base}",
+            f" not on {its}",
             hint=hint,
         )
 

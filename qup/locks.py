@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ from qup.files import explain_os_error
 
 LOCK_RETRY = 0.05
 """Seconds between two tries for a lock that another process holds (``flock`` has no limit)."""
+
+ANONYMOUS = 10
+"""Tries after which a lock's holder, who has not said who it is, is waited for aloud."""
 
 
 class Holder(NamedTuple):
@@ -68,7 +72,7 @@ def _acquire(
 ) -> None:
     deadline = time.monotonic() + timeout
     told = False
-    while True:
+    for tries in itertools.count():
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
@@ -80,7 +84,8 @@ def _acquire(
                     f"{what} is locked{by}",
                     hint="wait for it to end, or say how long to wait with --lock-timeout",
                 ) from None
-            if not told and on_wait is not None:
+            # Whoever has it may not have written who it is yet.
+            if not told and on_wait is not None and (holder or tries > ANONYMOUS):
                 on_wait(f"waiting for {what}, locked{by}")
                 told = True
             time.sleep(min(LOCK_RETRY, max(0.0, deadline - time.monotonic())))

@@ -116,6 +116,11 @@ class MachineFolder(NamedTuple):
         return self.root / "seed.iso"
 
     @property
+    def seed_share(self) -> Path:
+        """The seed for guests that read it from a share."""
+        return self.root / "seed"
+
+    @property
     def ssh(self) -> Path:
         return self.root / "ssh"
 

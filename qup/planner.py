@@ -24,6 +24,7 @@ from qup.model.plan import (
     ProvisionStep,
     SeedPlan,
 )
+from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
 
 AUTO = "auto"
@@ -70,6 +71,7 @@ def plan_machine(
     facts: Facts,
     identity: Identity,
     plan_nic: Callable[[NetworkUse, NicRequest], NicPlan],
+    plan_seed: Callable[[SeedPlan], SeedForm],
 ) -> Plan:
     """Plan one machine.
 
@@ -78,9 +80,19 @@ def plan_machine(
         facts: what the plan depends on besides.
         identity: who the machine is.
         plan_nic: asks a NIC's network mode for its plan.
+        plan_seed: the guest seeder's word on how the seed reaches the guest.
     """
     settings = config.settings
     nics = _plan_nics(config, facts, identity, plan_nic)
+    seed = SeedPlan(
+        instance_id=identity.uuid,
+        hostname=config.hostname,
+        user=settings.ssh.user or facts.box.user,
+        user_data=facts.user_data if settings.userdata else settings.user_data,
+        nics=tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics),
+        seeder=choose_seeder(config, facts.box),
+    )
+    form = plan_seed(seed)
     return Plan(
         identity=identity,
         box=facts.box,
@@ -91,21 +103,16 @@ def plan_machine(
         cpu=facts.accelerator.cpu if settings.qemu.cpu == AUTO else settings.qemu.cpu,
         cpus=settings.cpus,
         memory_mib=settings.memory // MIB,
-        disks=plan_disks(config, facts.box, facts.machine_type, facts.formats),
+        disks=plan_disks(config, facts.box, facts.machine_type, facts.formats, form),
         nics=nics,
-        seed=SeedPlan(
-            instance_id=identity.uuid,
-            hostname=config.hostname,
-            user=settings.ssh.user or facts.box.user,
-            user_data=facts.user_data if settings.userdata else settings.user_data,
-            nics=tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics),
-        ),
+        seed=seed,
         boot_timeout=settings.boot_timeout,
         provision=facts.provision,
         firmware=facts.firmware,
         extra=(ExtraArguments(settings.qemu.args, "qemu.args"),) if settings.qemu.args else (),
         display=_plan_display(facts.display),
         nographic=settings.qemu.nographic,
+        seed_form=form,
     )
 
 
@@ -132,6 +139,11 @@ def _plan_display(value: str) -> DisplayPlan | None:
         return None
     display = parse_display(value)
     return DisplayPlan(display.type, str(display), display.private)
+
+
+def choose_seeder(config: MachineConfig, box: BoxSpec) -> str:
+    """The guest seeder's name: the one that was asked for, or the box's."""
+    return config.settings.seeder or box.seeder or NOBODY
 
 
 def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:

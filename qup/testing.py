@@ -50,6 +50,7 @@ import pytest
 from qup.api import (
     Accelerator,
     BoxSource,
+    GuestSeeder,
     NetworkMode,
     Plan,
     Provisioner,
@@ -255,6 +256,7 @@ _PROTOCOLS: dict[str, type] = {
     "network mode": NetworkMode,
     "accelerator": Accelerator,
     "box source": BoxSource,
+    "guest seeder": GuestSeeder,
     "provisioner": Provisioner,
 }
 

@@ -94,6 +94,9 @@ class FakeRegistry:
     accelerators: Mapping[str, object] = field(
         default_factory=lambda: dict.fromkeys(("kvm", "hvf", "whpx", "tcg"))
     )
+    guest_seeders: Mapping[str, object] = field(
+        default_factory=lambda: dict.fromkeys(("nocloud", "none"))
+    )
     provisioners: Mapping[str, Provisioner] = field(
         default_factory=lambda: _by_name([Step("shell", ShellOptions), Step("file", FileOptions)])
     )

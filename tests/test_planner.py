@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from qup import qupfile
 from qup.builtin.network_user import UserNetwork
+from qup.builtin.seeder_nocloud import NoCloud
 from qup.builtin.shell import Shell
 from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig
@@ -88,7 +89,13 @@ def machine(text: str, **given: Any) -> MachineConfig:
 
 
 def make(config: MachineConfig, facts: Facts = FACTS, identity: Identity = IDENTITY) -> Plan:
-    return plan_machine(config, facts, identity, lambda use, nic: NETWORK.plan(use.options, nic))
+    return plan_machine(
+        config,
+        facts,
+        identity,
+        lambda use, nic: NETWORK.plan(use.options, nic),
+        NoCloud().form,
+    )
 
 
 @pytest.mark.parametrize("name", QUPFILES)

@@ -137,6 +137,7 @@ def test_the_order_in_which_hooks_are_called() -> None:
         "qup_network_modes",  # the Qupfile's tables are checked
         "qup_box_sources",
         "qup_accelerators",
+        "qup_guest_seeders",
         "qup_amend_plan",
     ]
 

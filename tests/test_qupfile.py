@@ -366,7 +366,7 @@ def test_too_many_machines() -> None:
         ("autostart = 1", "2:13 expected true or false, got the number 1"),
         ('primary = "on"', '2:11 expected true or false, got text "on"'),
         ("box = 3", "2:7 expected text in quotes, got the number 3"),
-        ('box = ""', "2:7 this text is too short: the least is 1 characters"),
+        ('seeder = "nosuch"', "2:10 unknown guest seeder 'nosuch'"),
         ("hostname = 'a_b'", "2:12 'a_b' is not a host name"),
         ("hostname = '-a'", "2:12 '-a' is not a host name"),
         ("hostname = '" + "a." * 130 + "a'", "2:12 'a.a.a"),

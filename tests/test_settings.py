@@ -49,6 +49,7 @@ TABLE = [
     Row("boot-timeout", ('"1m"', "90", "2m"), (60, 90, 120)),
     Row("templates", ("true", "no", "yes"), (True, False, True)),
     Row("userdata", ('"one"', "/two", "/three"), ("one", "/two", "/three")),
+    Row("seeder", ('"nocloud"', "none", "config-2"), ("nocloud", "none", "config-2")),
     Row("ssh.user", ('"one"', "two", "three"), ("one", "two", "three")),
     Row("network.mode", ('"user"', "user", "user"), ("user", "user", "user")),
     Row(

@@ -17,14 +17,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from qup.errors import BoxError
 from qup.files import explain_os_error, sync_folder, write_atomic
-from qup.model.box import Box, BoxFile, BoxSpec
+from qup.model.box import Box, BoxFile, BoxSpec, Fetched
 from qup.paths import make_private
 
 MANIFEST = "box.json"
@@ -34,7 +34,7 @@ BOX_SCHEMA = 1
 DIGEST_LENGTH = 16
 CHUNK = 1 << 20
 
-Fetch = Callable[[Path], Mapping[str, object]]
+Fetch = Callable[[Path], Mapping[str, object] | Fetched]
 
 
 class BoxCache:
@@ -86,8 +86,10 @@ class BoxCache:
         make_private(self.root)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.root))
         try:
-            details = fetch(building)
-            box = _seal(building, spec, details)
+            fetched = fetch(building)
+            if not isinstance(fetched, Fetched):
+                fetched = Fetched(spec, fetched)
+            box = _seal(building, _settle(spec, fetched.spec), fetched.details)
             self._place(building, box)
         except OSError as exc:
             raise explain_os_error("make the box in", building, exc) from exc
@@ -153,6 +155,11 @@ def _damaged(box: Box, reason: str) -> BoxError:
         hint=f"'qup box rm --force {box.spec.name}' and 'qup box build {box.spec.name}' make it"
         " anew; machines made from the damaged one must be destroyed",
     )
+
+
+def _settle(asked: BoxSpec, made: BoxSpec) -> BoxSpec:
+    """A box as it turned out to be, by the name under which it was asked for."""
+    return replace(made, name=asked.name, source=asked.source, arch=asked.arch, key=asked.key)
 
 
 def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from qup.files import write_atomic
+from qup.model.seed import KeyPair
 from qup.paths import SshFolder
-
-
-@dataclass(frozen=True)
-class KeyPair:
-    """An Ed25519 key in OpenSSH's formats (PROTOCOL.key; RFC 8709)."""
-
-    private: str
-    public: str
 
 
 def make_key_pair(comment: str) -> KeyPair:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from qup.model.seed import NOCLOUD
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class BoxSpec:
         kernel: whether it boots by ``kernel`` and ``initrd`` instead of from the disk.
         efi: whether it has ``kernel.efi``, the same kernel as UEFI starts it.
         iso: whether it boots from ``boot.iso``, a CD; the disk then belongs to the guest alone.
+        seeder: the guest seeder that it reads, unless the Qupfile names one; empty if that is
+            known only when the box is here.
+        disk_first: whether the guest looks for its disk in the first drive only, so that the CD
+            has to come behind it.
         buses: the drives it has drivers for, of ``virtio``, ``ide`` and ``sata``; empty if
             that isn't known.
     """
@@ -37,7 +44,22 @@ class BoxSpec:
     kernel: bool = True
     efi: bool = False
     iso: bool = False
+    seeder: str = NOCLOUD
+    disk_first: bool = False
     buses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a box source has made, where that is more than it knew before.
+
+    Attributes:
+        spec: the box as it turned out; its name, source, arch and key stay.
+        details: what is worth remembering.
+    """
+
+    spec: BoxSpec
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -268,7 +268,7 @@ def name_disk(disk: DiskSettings, index: int) -> str:
 class MachineSettings(Settings):
     """``[machine]`` and ``[machines.<name>]``"""
 
-    box: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+    box: Annotated[str, Field(max_length=4096)] = Field(
         default="tiny", description=summarize("box")
     )
     cpus: int = Field(default=1, ge=1, le=MAX_CPUS, description=summarize("cpus"))
@@ -312,6 +312,7 @@ class MachineSettings(Settings):
     userdata: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
         default=None, description=summarize("userdata")
     )
+    seeder: QemuWord | None = Field(default=None, description=summarize("seeder"))
     ssh: SshSettings = Field(
         default_factory=SshSettings, description="How qup logs in to the guest."
     )

@@ -16,6 +16,7 @@ from typing import Any
 from qup.model.box import BoxSpec
 from qup.model.drives import DISK, VIRTIO
 from qup.model.network import AddressPlan, HostAction, NicPlan
+from qup.model.seed import NOCLOUD, SeedForm
 
 PLAN_SCHEMA = 1
 
@@ -125,6 +126,7 @@ class SeedPlan:
         user: the account that gets qup's key.
         user_data: a script or ``#cloud-config`` of the user's own, or None.
         nics: the NICs, in the order in which the guest sees them.
+        seeder: the guest seeder that tells it.
     """
 
     instance_id: str
@@ -132,6 +134,7 @@ class SeedPlan:
     user: str
     user_data: str | None = None
     nics: tuple[NicSeed, ...] = ()
+    seeder: str = NOCLOUD
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ class ExtraArguments:
 
     words: tuple[str, ...]
     origin: str
+
+
+CD = SeedForm(label="CIDATA")
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,7 @@ class Plan:
     template: TemplatePlan | None = None
     display: DisplayPlan | None = None
     nographic: bool = False
+    seed_form: SeedForm = CD
     schema: int = PLAN_SCHEMA
 
     @property

@@ -78,7 +78,14 @@ class Setting(NamedTuple):
 
 SETTINGS = (
     Setting(
-        "box", "QUP_BOX", "--box", "BOX", "What the machine boots from: 'tiny', or an image's path."
+        "box",
+        "QUP_BOX",
+        "--box",
+        "BOX",
+        "What the machine boots from: 'tiny', 'boot2docker', or an image's or ISO's path or URL.",
+        aliases=("QUP_BOOT2DOCKER_URL", "QEMU_BOOT2DOCKER_URL"),
+        flags=("--boot2docker-url",),
+        old="--qemu-boot2docker-url",
     ),
     Setting(
         "cpus",
@@ -139,6 +146,13 @@ SETTINGS = (
         "A file with user data for the guest's first boot; its path is relative to the Qupfile.",
         kind=Kind.FILE,
         old="--qemu-userdata",
+    ),
+    Setting(
+        "seeder",
+        "QUP_SEEDER",
+        "--seeder",
+        "NAME",
+        "How the guest learns its name, user and key. Default: as the box reads it.",
     ),
     Setting(
         "ssh.user",

@@ -16,12 +16,14 @@ from qup.api import (
     BoxSpec,
     Check,
     Command,
+    Fetched,
     Finding,
     Forward,
     HostAction,
     NicPlan,
     PortRange,
     Problem,
+    SeedForm,
     Tap,
     Verdict,
 )
@@ -74,12 +76,14 @@ class Kind:
         methods: what the host calls, and what comes back.
         attributes: what else it has, and how to tell that it is of the right type.
         base: what it has to be an instance of, where a protocol isn't enough.
+        optional: methods that it may have besides, and what comes back.
     """
 
     hook: str
     methods: Mapping[str, Answer] = field(default_factory=dict)
     attributes: Mapping[str, Callable[[object], bool]] = field(default_factory=dict)
     base: type = object
+    optional: Mapping[str, Answer] = field(default_factory=dict)
 
 
 def _is_text(value: object) -> bool:
@@ -109,6 +113,12 @@ def _fault_of_nic(plan: Any) -> str | None:
             return "actions has something that isn't a HostAction of two tuples of words"
     if not isinstance(plan.tap, Tap | None):
         return "tap isn't a Tap"
+    return None
+
+
+def _fault_of_files(files: Any) -> str | None:
+    if not all(_is_text(item) for pair in files.items() for item in pair):
+        return "files must map text to text"
     return None
 
 
@@ -154,7 +164,18 @@ KINDS = {
         {
             "names": Answer((str,), many=True),
             "resolve": Answer((BoxSpec, type(None))),
-            "fetch": Answer((Mapping,)),
+            "fetch": Answer((Mapping, Fetched)),
+        },
+        {"summary": _is_text},
+        optional={"newer": Answer((str, type(None)))},
+    ),
+    "guest seeder": Kind(
+        "qup_guest_seeders",
+        {
+            "problems": Answer((Problem,), many=True),
+            "form": Answer((SeedForm,)),
+            "files": Answer((Mapping,), fault=_fault_of_files),
+            "payload": Answer((bytes,)),
         },
         {"summary": _is_text},
     ),
@@ -244,7 +265,8 @@ class Fenced:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._item, name)
-        answer = KINDS[self._kind].methods.get(name)
+        kind = KINDS[self._kind]
+        answer = kind.methods.get(name) or kind.optional.get(name)
         return value if answer is None else partial(self._call, name, value, answer)
 
     def _call(

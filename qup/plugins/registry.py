@@ -28,6 +28,7 @@ from qup.api import (
     Check,
     Command,
     ExtraArguments,
+    GuestSeeder,
     NetworkMode,
     Provisioner,
 )
@@ -61,6 +62,10 @@ BUILTIN = (
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
     "qup.builtin.box_image",
+    "qup.builtin.seeder_nocloud",
+    "qup.builtin.seeder_config_drive",
+    "qup.builtin.seeder_format_me",
+    "qup.builtin.seeder_none",
     "qup.builtin.shell",
     "qup.builtin.checks",
 )
@@ -283,6 +288,10 @@ class Plugins:
     @cached_property
     def box_sources(self) -> Mapping[str, BoxSource]:
         return self._table("box source")
+
+    @cached_property
+    def guest_seeders(self) -> Mapping[str, GuestSeeder]:
+        return self._table("guest seeder")
 
     @cached_property
     def provisioners(self) -> Mapping[str, Provisioner]:

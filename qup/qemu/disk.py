@@ -13,6 +13,7 @@ from qup.images import virtual_size
 from qup.model.units import format_size
 from qup.process import run
 
+SECTOR = 512
 _CREATE_TIMEOUT = 60.0
 _CHECK_TIMEOUT = 3600.0
 
@@ -39,13 +40,29 @@ def create_overlay(path: Path, backing: Path, backing_format: str, size: int) ->
     _create(path, size, ("-F", backing_format, "-b", os.fspath(backing.absolute())))
 
 
-def create_blank(path: Path, size: int) -> None:
+def create_blank(path: Path, size: int, beginning: bytes = b"") -> None:
     """Make an empty qcow2 image; replaces the file if it exists.
+
+    Args:
+        path: the new image.
+        size: virtual size in bytes.
+        beginning: bytes that its guest finds at the start of it.
 
     Raises:
         HostError: no space left, or ``qemu-img`` is missing or fails.
     """
-    _create(path, size, ())
+    if not beginning:
+        _create(path, size, ())
+        return
+    with _built_aside(path) as draft, _explained(path.absolute()):
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=draft.parent) as raw:
+            raw.write(beginning + bytes(-len(beginning) % SECTOR))
+            raw.flush()
+            run(
+                ["qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", raw.name, draft],
+                timeout=_CREATE_TIMEOUT,
+            )
+        run(["qemu-img", "resize", "-q", "-f", "qcow2", draft, str(size)], timeout=_CREATE_TIMEOUT)
 
 
 def convert(source: Path, format: str, path: Path) -> None:

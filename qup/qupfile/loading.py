@@ -53,6 +53,10 @@ class Registry(Protocol):
         """Values of ``qemu.accelerator``, besides ``auto``."""
 
     @property
+    def guest_seeders(self) -> Mapping[str, object]:
+        """Values of ``seeder``."""
+
+    @property
     def provisioners(self) -> Mapping[str, Provisioner]:
         """Keys of ``[[machine.provision]]``."""
 
@@ -249,6 +253,8 @@ class _Machine:
         cards = merged.get("networks")
         if isinstance(qemu, dict) and isinstance(qemu.get("accelerator"), str):
             self.check_accelerator(qemu["accelerator"])
+        if isinstance(seeder := merged.get("seeder"), str):
+            self.check_seeder(seeder)
         options = self.network_options(network) if isinstance(network, dict | None) else None
         uses = [
             self.provisioner(entry, index)
@@ -271,6 +277,11 @@ class _Machine:
         known = self.registry.accelerators
         if name != "auto" and name not in known:
             self.missing("accelerator", name, ("auto", *known), ("qemu", "accelerator"))
+
+    def check_seeder(self, name: str) -> None:
+        known = self.registry.guest_seeders
+        if name not in known:
+            self.missing("guest seeder", name, tuple(known), ("seeder",))
 
     def missing(self, kind: str, name: str, known: Sequence[str], path: KeyPath) -> None:
         """Something that a plugin would have to bring isn't there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,21 @@ from threading import Thread
 from typing import Any
 
 from qup import images
+from qup.api import Problem
 from qup.boxes.cache import DISK
-from qup.errors import BoxError, MachineError, StateError
+from qup.errors import BoxError, ConfigError, MachineError, StateError
+from qup.files import write_atomic
+from qup.guest.cd import write_cd
 from qup.guest.keys import ensure_keys
-from qup.guest.seed import build_files, write_iso
 from qup.locks import lock
-from qup.model.box import Box, BoxSpec
+from qup.model.box import Box, BoxSpec, Fetched
 from qup.model.config import MachineConfig
 from qup.model.events import Progress
 from qup.model.plan import Plan
+from qup.model.seed import Seed, SeedForm
 from qup.model.state import State
 from qup.model.units import format_size
-from qup.paths import MachineFolder, SshFolder
+from qup.paths import MachineFolder, SshFolder, make_private
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.drives import prepare_disks
@@ -63,7 +66,7 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
     return box
 
 
-def _fetch(ctx: Context, machine: str, spec: BoxSpec, into: Path) -> Mapping[str, object]:
+def _fetch(ctx: Context, machine: str, spec: BoxSpec, into: Path) -> Mapping[str, object] | Fetched:
     source = ctx.plugins.box_sources[spec.source]
 
     def report(text: str, **numbers: Any) -> None:
@@ -114,16 +117,18 @@ def prepare(
     Returns:
         The state of the machine with these materials; it is not written yet.
     """
-    base = ctx.boxes.folder(box.digest) / DISK
-    size = plan.disk.size or 0
+    user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
+    seeder = ctx.plugins.guest_seeders[plan.seed.seeder]
+    seed = Seed(plan.seed, user_key.public, host_key)
+    payload = seeder.payload(seed) if plan.seed_form.payload else b""
+    base = ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
+    wanted = _Disk(config.name, folder.disk, base, plan.disk.size or 0, payload)
     with (
         ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
-        aside(
-            partial(_prepare_disk, config.name, folder.disk, base, size, fresh=old is None)
-        ) as made,  # qemu-img works while the keys and the seed are made
+        aside(wanted.make if old is None else wanted.fit) as made,
+        # qemu-img works while the seed is made
     ):
-        user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
-        write_iso(folder.seed, build_files(plan.seed, user_key, host_key))
+        write_seed(folder, plan.seed_form, seeder.files(seed))
         prepare_disks(ctx, config.name, folder, plan)
         if firmware := find_firmware(ctx, plan):
             prepare_variables(ctx, config.name, folder, firmware)
@@ -141,26 +146,90 @@ def prepare(
     return replace(state, user=plan.seed.user, project=str(ctx.project.root))
 
 
-def _prepare_disk(machine: str, path: Path, base: Path, size: int, *, fresh: bool) -> str:
-    """Make or grow a machine's disk; returns what was done."""
-    if fresh:
-        disk.create_overlay(path, base, "qcow2", size)
-        return f"{format_size(size)} disk"
-    present = check_disk(machine, path, base, size)
-    if present < size:
-        disk.grow(path, size)
-        return f"disk grown to {format_size(size)}"
-    return "disk as it was"
+def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:
+    """Make sure that the guest can be told what the Qupfile wants it to be told.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    problems = list(ctx.plugins.guest_seeders[plan.seed.seeder].problems(plan.seed))
+    if plan.provision and not plan.seed_form.login:
+        problems.append(
+            Problem(
+                f"seeder {plan.seed.seeder!r} gets nobody into the guest, and provisioning"
+                " needs ssh",
+                "remove the steps, or say how the guest learns its key: 'seeder'",
+            )
+        )
+    if problems:
+        raise ConfigError(
+            f"machine {config.name}: " + "; ".join(problem.message for problem in problems),
+            hint="; ".join(problem.hint for problem in problems if problem.hint) or None,
+            machine=config.name,
+        )
 
 
-def check_disk(machine: str, path: Path, base: Path, size: int) -> int:
+def write_seed(folder: MachineFolder, form: SeedForm, files: Mapping[str, str]) -> None:
+    """Write what the guest reads at its first boot, as a CD or as a folder to share."""
+    if form.label is not None:
+        write_cd(folder.seed, form.label, files)
+    if form.share is not None:
+        make_private(folder.seed_share)
+        for name, text in files.items():
+            path = folder.seed_share / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomic(path, text, durable=False)
+
+
+@dataclass(frozen=True)
+class _Disk:
+    """A machine's disk as it should be.
+
+    Attributes:
+        machine: whose it is.
+        path: where it is.
+        base: the box's disk that it is laid over; None for a disk of its own.
+        size: bytes.
+        payload: what a new one begins with.
+    """
+
+    machine: str
+    path: Path
+    base: Path | None
+    size: int
+    payload: bytes
+
+    def make(self) -> str:
+        """Make it; returns what was done."""
+        if self.base is not None:
+            disk.create_overlay(self.path, self.base, "qcow2", self.size)
+        else:
+            disk.create_blank(self.path, self.size, self.payload)
+        return f"{format_size(self.size)} disk"
+
+    def fit(self) -> str:
+        """Make it larger if it is too small; returns what was done."""
+        present = check_disk(self.machine, self.path, self.base, self.size)
+        if present < self.size:
+            disk.grow(self.path, self.size)
+            return f"disk grown to {format_size(self.size)}"
+        return "disk as it was"
+
+
+def check_disk(machine: str, path: Path, base: Path | None, size: int) -> int:
     """Make sure that a machine's disk is there, sound, and no larger than what is asked for.
+
+    Args:
+        machine: whose it is.
+        path: the disk.
+        base: the box's disk that it must be laid over; None for a disk of its own.
+        size: bytes.
 
     Returns:
         Its size in bytes.
 
     Raises:
-        StateError: it is gone, damaged, or not based on the box's.
+        StateError: it is gone, damaged, or not based on what it should be.
         MachineError: it would have to shrink.
     """
     if not os.path.lexists(path):

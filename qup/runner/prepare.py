@@ -14,7 +14,7 @@ from qup.model.config import MAX_USER_DATA, MachineConfig, NetworkUse
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, Firmware, Identity, Plan, ProvisionStep
 from qup.model.state import State
-from qup.planner import AUTO, Facts, add_arguments, arch_of, plan_machine
+from qup.planner import AUTO, Facts, add_arguments, arch_of, choose_seeder, plan_machine
 from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
@@ -138,7 +138,8 @@ def make_plan(
         formats=read_formats(ctx.project, config),
         firmware=_firmware(ctx, config, machine_type),
     )
-    plan = plan_machine(config, facts, identity, plan_nic)
+    seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
+    plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
     wanted = settings.templates
     template = plan_template(plan, emulator_for(ctx, plan), wanted=wanted, system=ctx.host.system)

@@ -50,7 +50,7 @@ from qup.runner.forwards import (
 from qup.runner.host_drives import find_conflicts, find_problems
 from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
-from qup.runner.materials import check_disk, now, prepare, require_box
+from qup.runner.materials import check_disk, check_seed, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
@@ -268,7 +268,7 @@ class _Up:
         plan = self._plan(state, box.spec, box.digest)
         self._preflight(plan, held=display_of(self._stored_plan()), own=own)
         if state is not None:
-            base = self.ctx.boxes.folder(box.digest) / DISK
+            base = self.ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
         check_disks(self.name, self.folder, plan)
 
@@ -306,7 +306,9 @@ class _Up:
 
         Raises:
             HostError: with all the problems.
+            ConfigError: the guest can't be told what the Qupfile wants it to be told.
         """
+        check_seed(self.ctx, self.config, plan)
         problems = list(more)
         problems += find_problems(plan, self.folder, self.ctx.boxes.folder(plan.box_digest or ""))
         for use in self.config.nics:

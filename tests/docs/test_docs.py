@@ -254,7 +254,7 @@ def test_environment_variables() -> None:
         for path in (ROOT / "qup").rglob("*.py")
         if path.name != "testing.py"
     )
-    used = {*re.findall(r"\bQUP_[A-Z_]+[A-Z]\b", source)}
+    used = {*re.findall(r"\bQUP_[A-Z0-9_]+[A-Z]\b", source)}
     documented = {word for word in first_cells(read("environment.md")) if word.startswith("QUP_")}
     assert documented == used
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import pycdlib
 import pytest
 
+from qup.builtin.seeder_nocloud import LABEL, NoCloud, check_user_data
 from qup.errors import ConfigError, HostError
-from qup.guest.keys import KeyPair, ensure_keys, make_key_pair
-from qup.guest.seed import LABEL, build_files, check_user_data, write_iso
+from qup.guest.cd import write_cd
+from qup.guest.keys import ensure_keys, make_key_pair
 from qup.model.plan import SeedPlan
+from qup.model.seed import KeyPair, Seed
 from qup.paths import SshFolder
 
 USER = KeyPair("PRIVATE-USER", "ssh-ed25519 AAAAuser qup:web")
@@ -21,7 +23,8 @@ HOST = KeyPair("-----BEGIN\nPRIVATE-HOST\n-----END\n", "ssh-ed25519 AAAAhost qup
 
 
 def build(user_data: str | None = None) -> dict[str, str]:
-    return build_files(SeedPlan("the-uuid", "web", "me", user_data), USER, HOST)
+    plan = SeedPlan("the-uuid", "web", "me", user_data)
+    return dict(NoCloud().files(Seed(plan, USER.public, HOST)))
 
 
 def test_what_every_guest_is_told() -> None:
@@ -70,7 +73,7 @@ def test_nested_keys_of_the_same_name_are_fine() -> None:
 
 def test_the_iso_has_all_names_and_is_private(tmp_path: Path) -> None:
     path = tmp_path / "seed.iso"
-    write_iso(path, build("#!/bin/sh\n"))
+    write_cd(path, LABEL, build("#!/bin/sh\n"))
     assert path.stat().st_mode & 0o777 == 0o600
     iso = pycdlib.PyCdlib()
     iso.open(str(path))
@@ -87,7 +90,7 @@ def test_the_iso_has_all_names_and_is_private(tmp_path: Path) -> None:
 
 def test_an_iso_that_can_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="write"):
-        write_iso(tmp_path / "no" / "seed.iso", build())
+        write_cd(tmp_path / "no" / "seed.iso", LABEL, build())
 
 
 # --- keys ---------------------------------------------------------------------------------

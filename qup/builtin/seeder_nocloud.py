@@ -1,4 +1,4 @@
-"""The NoCloud seed: an ISO with the label CIDATA that cloud-init and box tiny read.
+"""The guest seeder ``nocloud``: a CD with the label CIDATA that cloud-init and box tiny read.
 
 Format: cloud-init's documentation, "NoCloud". The user-data is YAML in a form that any JSON
 string quoting is valid in, so that no YAML library is needed to write it.
@@ -6,15 +6,20 @@ string quoting is valid in, so that no YAML library is needed to write it.
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from qup.errors import ConfigError
-from qup.files import write_atomic
-from qup.guest.keys import KeyPair
-from qup.model.plan import SeedPlan
+from qup.api import (
+    ConfigError,
+    GuestSeeder,
+    KeyPair,
+    Problem,
+    Seed,
+    SeedForm,
+    SeedPlan,
+    hookimpl,
+)
 
 LABEL = "CIDATA"
 SCRIPT_PATH = "/var/lib/qup/user-data"
@@ -24,19 +29,38 @@ OWN_KEYS = ("hostname", "users", "ssh_keys", "ssh_deletekeys", "ssh_pwauth", "pr
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_][\w-]*)\s*:", re.MULTILINE)
 
 
-def build_files(seed: SeedPlan, user_key: KeyPair, host_key: KeyPair) -> dict[str, str]:
-    """The seed's files by name. Contains the private host key: keep it 0600."""
-    return {
-        "meta-data": _meta_data(seed),
-        "user-data": _user_data(seed, user_key, host_key),
-    }
+class NoCloud:
+    """cloud-init's NoCloud data source."""
+
+    name = "nocloud"
+    summary = "a CD that cloud-init reads, in every distribution's cloud image"
+
+    def problems(self, seed: SeedPlan) -> Sequence[Problem]:
+        try:
+            check_user_data(seed.user_data or "#!")
+        except ConfigError as exc:
+            return [Problem(exc.message, exc.hint)]
+        return []
+
+    def form(self, seed: SeedPlan) -> SeedForm:  # noqa: ARG002  it is always the same
+        return SeedForm(label=LABEL)
+
+    def files(self, seed: Seed) -> Mapping[str, str]:
+        """The seed's files by name. They hold the private host key."""
+        return {
+            "meta-data": _meta_data(seed.plan),
+            "user-data": _user_data(seed.plan, seed.user_key, seed.host_key),
+        }
+
+    def payload(self, seed: Seed) -> bytes:  # noqa: ARG002  there is none
+        return b""
 
 
 def _meta_data(seed: SeedPlan) -> str:
     return f"instance-id: {json.dumps(seed.instance_id)}\nlocal-hostname: {seed.hostname}\n"
 
 
-def _user_data(seed: SeedPlan, user_key: KeyPair, host_key: KeyPair) -> str:
+def _user_data(seed: SeedPlan, user_key: str, host_key: KeyPair) -> str:
     lines = [
         "#cloud-config",
         f"hostname: {seed.hostname}",
@@ -51,7 +75,7 @@ def _user_data(seed: SeedPlan, user_key: KeyPair, host_key: KeyPair) -> str:
         '    sudo: "ALL=(ALL) NOPASSWD:ALL"',
         "    shell: /bin/sh",
         "    ssh_authorized_keys:",
-        f"      - {json.dumps(user_key.public)}",
+        f"      - {json.dumps(user_key)}",
     ]
     text = "\n".join(lines) + "\n"
     return text + _own_user_data(seed.user_data) if seed.user_data else text
@@ -92,26 +116,6 @@ def check_user_data(user_data: str) -> None:
         )
 
 
-def write_iso(path: Path, files: dict[str, str]) -> None:
-    """Write an ISO 9660 image with Joliet and Rock Ridge names, readable by its owner only.
-
-    Raises:
-        HostError: it can't be written.
-    """
-    import pycdlib  # 35 ms that only a first start needs
-
-    iso = pycdlib.PyCdlib()
-    iso.new(interchange_level=3, joliet=3, rock_ridge="1.09", vol_ident=LABEL)
-    for number, (name, text) in enumerate(sorted(files.items())):
-        payload = text.encode()
-        iso.add_fp(
-            io.BytesIO(payload),
-            len(payload),
-            f"/SEED{number}.;1",
-            rr_name=name,
-            joliet_path=f"/{name}",
-        )
-    image = io.BytesIO()
-    iso.write_fp(image)
-    iso.close()
-    write_atomic(path, image.getvalue(), durable=False)
+@hookimpl
+def qup_guest_seeders() -> Iterable[GuestSeeder]:
+    return [NoCloud()]
