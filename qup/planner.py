@@ -158,7 +158,7 @@ def arch_of(program: str) -> str:
 
 
 def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two plans of a machine, in the words of the Qupfile.
+    """What differs between two plans of a machine and a restart applies, in the Qupfile's words.
 
     Args:
         old: the plan that was carried out, as :meth:`Plan.to_dict` gives it.
@@ -168,8 +168,42 @@ def describe_change(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     return [
         f"{key}: {before.get(key)} -> {value}"
         for key, value in after.items()
-        if before.get(key) != value
+        if before.get(key) != value and not (before and _find_obstacle(key, old, new))
     ]
+
+
+def describe_obstacles(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between two plans and can't be applied to this machine at all, and why.
+
+    Args:
+        old: the plan that was carried out, as :meth:`Plan.to_dict` gives it.
+        new: the plan for now, in the same form.
+    """
+    before, after = _in_words(old), _in_words(new)
+    if not before or not after:
+        return []
+    found = [
+        f"{key}: {before.get(key)} -> {value} ({reason})"
+        for key, value in after.items()
+        if before.get(key) != value and (reason := _find_obstacle(key, old, new))
+    ]
+    if old["seed"].get("user_data") != new["seed"].get("user_data"):
+        found.append("user-data (the guest reads it at its first boot only)")
+    return found
+
+
+def _find_obstacle(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Why a restart can't apply what has changed about a key; empty if it can."""
+    if key == "box":
+        return "a disk can't change its box"
+    if key == "disk" and _main_disk(new)["size"] < _main_disk(old)["size"]:
+        return "a disk can't shrink"
+    return ""
+
+
+def _main_disk(plan: Mapping[str, Any]) -> Mapping[str, Any]:
+    (main,) = (disk for disk in plan["disks"] if disk["role"] == "disk")
+    return dict(main)
 
 
 def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,9 +230,9 @@ def words_of(plan: Plan) -> dict[str, str]:
     return _in_words(plan.to_dict())
 
 
-def _disks_in_words(disks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    (main,) = (disk for disk in disks if disk["role"] == "disk")
-    further = [disk for disk in disks if disk["role"].startswith(FURTHER)]
+def _disks_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
+    main = _main_disk(plan)
+    further = [disk for disk in plan["disks"] if disk["role"].startswith(FURTHER)]
     return {
         "disk": format_size(main["size"]),
         "disks": ", ".join(map(_disk_in_words, further)) or "none",
@@ -221,9 +255,10 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         forwards = [Forward(**item) for item in nic["plan"]["forwards"]]
         tap = nic["plan"].get("tap") or {}
         return {
+            "box": plan["box"]["name"],
             "cpus": str(plan["cpus"]),
             "memory": f"{plan['memory_mib']}M",
-            **_disks_in_words(plan["disks"]),
+            **_disks_in_words(plan),
             "hostname": plan["seed"]["hostname"],
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],

@@ -22,7 +22,14 @@ from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.network import make_mac
 from qup.model.plan import AcceleratorPlan, ExtraArguments, Identity, Plan, ProvisionStep
-from qup.planner import Facts, add_arguments, describe_change, plan_machine, take_forwards
+from qup.planner import (
+    Facts,
+    add_arguments,
+    describe_change,
+    describe_obstacles,
+    plan_machine,
+    take_forwards,
+)
 from tests.qupfile_registry import FakeRegistry
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -172,6 +179,21 @@ def test_a_change_is_said_in_the_words_of_the_qupfile(old: str, new: str, said: 
     changes = describe_change(json.loads(json.dumps(before)), after)
     assert said in "; ".join(changes)
     assert describe_change(before, before) == []
+
+
+def test_what_no_restart_applies_is_said_apart_with_its_reason() -> None:
+    old, new = (
+        make(machine(f"[machine]\ncpus = {cpus}\ndisk = '{disk}'\nuser-data = '{text}'")).to_dict()
+        for cpus, disk, text in ((1, "2G", "#!a"), (2, "1G", "#!b"))
+    )
+    new["box"] = {**new["box"], "name": "other"}
+    assert describe_change(old, new) == ["cpus: 1 -> 2"]
+    assert describe_obstacles(old, new) == [
+        f"box: {old['box']['name']} -> other (a disk can't change its box)",
+        "disk: 2G -> 1G (a disk can't shrink)",
+        "user-data (the guest reads it at its first boot only)",
+    ]
+    assert describe_obstacles(old, old) == describe_obstacles({}, old) == []
 
 
 def test_forwards_are_no_change_that_needs_a_restart() -> None:

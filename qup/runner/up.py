@@ -6,16 +6,14 @@ the next one.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 from qup.boxes.cache import DISK
 from qup.errors import GuestError, HostError, Interrupted, MachineError
-from qup.files import rotate_file, trim_file, write_atomic
+from qup.files import rotate_file, trim_file
 from qup.guest import ssh
 from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
@@ -27,16 +25,15 @@ from qup.model.plan import Plan
 from qup.model.runstate import Way
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
-from qup.planner import describe_change, take_forwards
 from qup.process import run
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import Qmp
+from qup.runner.changes import read_plan, tell_changes, tell_obstacles, write_plan
 from qup.runner.context import Context
 from qup.runner.display import (
     announce_display,
     display_of,
     find_display_problems,
-    keep_display,
 )
 from qup.runner.drives import check_disks
 from qup.runner.forwards import (
@@ -98,8 +95,10 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
         if seen.alive and (not seen.let_go or seen.way is Way.ANEW):
-            reason = "an earlier start was cut off before the guest ran"
-            ctx.tell(config.name, f"{seen.detail if seen.let_go else reason}; starting anew")
+            reason = "QEMU stayed on after the guest had powered off"
+            if not seen.let_go:
+                reason = "an earlier start was cut off before the guest ran"
+            ctx.tell(config.name, f"{reason}; starting anew")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             seen = observe(folder)
         work = _Up(ctx, config, options, folder)
@@ -148,14 +147,14 @@ class _Up:
         if done := rouse(self.name, runtime, seen.way):
             self.ctx.tell(self.name, done)
         changed = done is not None
-        plan = self._plan_again(state)
+        plan, box = self._plan_again(state)
         self._check_cables(state)
         if not seen.ready or self._has_moved(state, runtime):
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
         applied = self._apply_forwards(plan, state, runtime)
-        self._tell_changes(plan)
+        tell_changes(self.ctx, self.config, self.folder, plan, box)
         changed = self._provision(plan, state) or changed or applied.changed
         _report(self.name, applied.failures)
         return changed
@@ -200,43 +199,16 @@ class _Up:
         ssh.link_files(SshFolder(self.folder.ssh), runtime)
         return state
 
-    def _plan_again(self, state: State) -> Plan:
+    def _plan_again(self, state: State) -> tuple[Plan, str]:
+        """The plan for now with the box that the machine has, and the box that is asked for."""
         spec, _ = find_box(self.ctx, self.config)
         box = self.ctx.boxes.get(state.box_digest)
-        return self._plan(state, box.spec if box else spec, state.box_digest)
+        return self._plan(state, box.spec if box else spec, state.box_digest), spec.name
 
     def _plan(self, state: State | None, spec: BoxSpec, digest: str) -> Plan:
         identity = identity_of(state) if state else new_identity(self.name)
         trust = self.options.trust_accelerator
         return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
-
-    def _stored_plan(self) -> dict[str, Any]:
-        """The plan of the newest start; empty if there is none that can be read."""
-        try:
-            stored = json.loads(self.folder.plan.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
-
-    def _tell_changes(self, plan: Plan) -> None:
-        stored = self._stored_plan()
-        if not stored:
-            return
-        wanted = keep_display(self.config, stored, plan.to_dict())
-        current = take_forwards(stored, wanted)
-        if current != stored:
-            self._write_plan(current)
-        if changes := describe_change(current, wanted):
-            self.ctx.tell(
-                self.name,
-                "the configuration has changed since it was started: " + "; ".join(changes),
-                level="warning",
-                hint=f"'qup reload {self.name}', with the same options, applies it",
-            )
-
-    def _write_plan(self, data: Mapping[str, Any]) -> None:
-        text = json.dumps(data, indent=2) + "\n"
-        write_atomic(self.folder.plan, text, durable=False)
 
     # --- It has to be started ---
 
@@ -246,6 +218,8 @@ class _Up:
         box = require_box(self.ctx, self.config, old)
         plan = self._plan(old, box.spec, box.digest)
         self._preflight(plan, find_conflicts(plan, self.folder))
+        if old is not None:
+            tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
         state = prepare(self.ctx, self.config, self.folder, plan, box, old)
         runtime = runtime_folder(state.id)
@@ -266,7 +240,7 @@ class _Up:
         state = read_state(self.folder)
         box = require_box(self.ctx, self.config, state)
         plan = self._plan(state, box.spec, box.digest)
-        self._preflight(plan, held=display_of(self._stored_plan()), own=own)
+        self._preflight(plan, held=display_of(read_plan(self.folder)), own=own)
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
@@ -379,7 +353,7 @@ class _Up:
         else:
             SshFolder(self.folder.ssh).config.unlink(missing_ok=True)  # an earlier start's
             write_state(self.folder, state)
-        self._write_plan(plan.to_dict())
+        write_plan(self.folder, plan.to_dict())
         return state, applied.failures
 
     def _provision(self, plan: Plan, state: State) -> bool:

@@ -1,0 +1,70 @@
+"""What is different since a machine was started, and how it can be applied."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from qup.files import write_atomic
+from qup.model.config import MachineConfig
+from qup.model.plan import Plan
+from qup.paths import MachineFolder
+from qup.planner import describe_change, describe_obstacles, take_forwards
+from qup.runner.context import Context
+from qup.runner.display import keep_display
+
+
+def read_plan(folder: MachineFolder) -> dict[str, Any]:
+    """The plan of the newest start; empty if there is none that can be read."""
+    try:
+        stored = json.loads(folder.plan.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def write_plan(folder: MachineFolder, data: Mapping[str, Any]) -> None:
+    """Keep a plan that was carried out."""
+    write_atomic(folder.plan, json.dumps(data, indent=2) + "\n", durable=False)
+
+
+def tell_changes(
+    ctx: Context, config: MachineConfig, folder: MachineFolder, plan: Plan, box: str
+) -> None:
+    """Say what is different about a machine that runs.
+
+    Args:
+        ctx: the surroundings.
+        config: what is asked for now.
+        folder: the machine's folder; its plan takes the forwards that were applied already.
+        plan: the plan for now, with the box that the machine has.
+        box: the box that is asked for.
+    """
+    stored = read_plan(folder)
+    if not stored:
+        return
+    wanted = keep_display(config, stored, plan.to_dict())
+    wanted["box"] = {**wanted["box"], "name": box}
+    current = take_forwards(stored, wanted)
+    if current != stored:
+        write_plan(folder, current)
+    if changes := describe_change(current, wanted):
+        ctx.tell(
+            folder.name,
+            "the configuration has changed since it was started: " + "; ".join(changes),
+            level="warning",
+            hint=f"'qup reload {folder.name}', with the same options, applies it",
+        )
+    tell_obstacles(ctx, folder, wanted)
+
+
+def tell_obstacles(ctx: Context, folder: MachineFolder, wanted: Mapping[str, Any]) -> None:
+    """Say what was asked for and can't be had without a new machine."""
+    if obstacles := describe_obstacles(read_plan(folder), wanted):
+        ctx.tell(
+            folder.name,
+            "what can't be changed stays as it is: " + "; ".join(obstacles),
+            level="warning",
+            hint=f"only a new machine has it: 'qup destroy {folder.name}', then 'qup up'",
+        )
