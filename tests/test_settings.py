@@ -40,6 +40,8 @@ class Row:
     besides: str = ""
 
 
+TAP, BRIDGE = 'network.mode = "tap"', 'network.mode = "bridge"'
+
 TABLE = [
     Row("box", ('"one"', "two", "./three.img"), ("one", "two", "./three.img")),
     Row("cpus", ("1", "2", "3"), (1, 2, 3)),
@@ -51,7 +53,15 @@ TABLE = [
     Row("userdata", ('"one"', "/two", "/three"), ("one", "/two", "/three")),
     Row("seeder", ('"nocloud"', "none", "config-2"), ("nocloud", "none", "config-2")),
     Row("ssh.user", ('"one"', "two", "three"), ("one", "two", "three")),
-    Row("network.mode", ('"user"', "user", "user"), ("user", "user", "user")),
+    Row("network.mode", ('"user"', "tap", "bridge"), ("user", "tap", "bridge")),
+    Row("network.interface", ('"one"', "two", "three"), ("one", "two", "three"), TAP),
+    Row(
+        "network.address",
+        ('"192.0.2.1"', "192.0.2.2", "192.0.2.3"),
+        ("192.0.2.1", "192.0.2.2", "192.0.2.3"),
+        TAP,
+    ),
+    Row("network.bridge", ('"one"', "two", "three"), ("one", "two", "three"), BRIDGE),
     Row(
         "network.ports",
         ('"1-2"', "40000-40009", "40010-40019"),
