@@ -74,7 +74,13 @@ from qup.model.network import (
     parse_forward,
     parse_port_range,
 )
-from qup.model.plan import AcceleratorPlan, ExtraArguments, NicSeed, Plan, SeedPlan
+from qup.model.plan import (
+    AcceleratorPlan,
+    ExtraArguments,
+    NicSeed,
+    Plan,
+    SeedPlan,
+)
 from qup.model.seed import KeyPair, Seed, SeedForm
 from qup.process import Result, run
 

@@ -36,7 +36,8 @@ hookspec = pluggy.HookspecMarker("qup")
 def qup_network_modes() -> Iterable[NetworkMode]:  # type: ignore[empty-body]
     """Register ways to connect a machine: values of ``network.mode``.
 
-    Called when a Qupfile is loaded. Built in: ``user``.
+    Called when a Qupfile is loaded. Built in: ``user``, ``tap``,
+    ``bridge``, ``private``.
     """
 
 

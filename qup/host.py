@@ -44,6 +44,9 @@ _VERSION = re.compile(r"QEMU emulator version (\d+)\.(\d+)(?:\.(\d+))?", re.ASCI
 _MACHINE = re.compile(r"(?P<name>\S+) +(?P<text>.+)")
 _ALIAS = re.compile(r"\(alias of (?P<target>[^\s)]+)\)")
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64", "i686": "i386", "i586": "i386"}
+_RESOLVERS = Path("/etc/resolv.conf")
+"""Its form is in ``resolv.conf(5)``; QEMU's user network reads the same file."""
+
 _PACKAGES = {
     "x86_64": "qemu-system-x86",
     "i386": "qemu-system-x86",
@@ -81,6 +84,16 @@ class LocalHost:
     @cached_property
     def memory_mib(self) -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // (1024 * 1024)
+
+    @cached_property
+    def resolvers(self) -> tuple[str, ...]:
+        """The DNS servers of this computer, in the order in which it asks them."""
+        try:
+            text = _RESOLVERS.read_text(errors="replace")
+        except OSError:
+            return ()
+        words = (line.split() for line in text.splitlines())
+        return tuple(found[1] for found in words if len(found) > 1 and found[0] == "nameserver")
 
     def which(self, program: str) -> Path | None:
         found = shutil.which(program)

@@ -42,6 +42,11 @@ class Project(NamedTuple):
         return self.state / "machines"
 
     @property
+    def identity(self) -> Path:
+        """What tells this project from all others, and from a copy of it."""
+        return self.state / "project.json"
+
+    @property
     def locks(self) -> Path:
         """A lock for each machine; they outlive the machines, so that nobody can hold the
         lock of a file that is gone.
@@ -92,6 +97,11 @@ class MachineFolder(NamedTuple):
     def forwards(self) -> Path:
         """Which of the open forwards are the Qupfile's."""
         return self.root / "forwards.json"
+
+    @property
+    def hosts(self) -> Path:
+        """What the guest was last told about the names of its neighbours."""
+        return self.root / "hosts"
 
     @property
     def disk(self) -> Path:

@@ -11,7 +11,7 @@ from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
-from qup.model.network import Forward, NicPlan, NicRequest, make_mac
+from qup.model.network import SSH_MODE, Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
     DisplayPlan,
@@ -61,7 +61,10 @@ class Facts:
     firmware: Firmware | None = None
 
 
-SSH_ONLY = NicPlan({"type": "user", "restrict": "on", "ipv6": "off", "net": "10.0.255.0/24"})
+SSH_ONLY = NicPlan(
+    {"type": "user", "restrict": "on", "ipv6": "off", "net": "10.0.255.0/24"},
+    guest_address="10.0.255.15",
+)
 """The NIC of a machine that the host reaches by no other: nothing goes through but ssh. Its
 network is beside those of the mode ``user``."""
 
@@ -130,7 +133,7 @@ def _plan_nics(
         )
         nics.append(Nic(use.mode, mac, plan_nic(use, request)))
     if not any(nic.plan.reachable for nic in nics):
-        nics.append(Nic("user", make_mac(identity.id, len(nics)), SSH_ONLY))
+        nics.append(Nic(SSH_MODE, make_mac(identity.id, len(nics)), SSH_ONLY))
     return tuple(nics)
 
 

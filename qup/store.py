@@ -6,6 +6,7 @@ Writers hold the machine's lock; readers need none, because a state is replaced 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -32,6 +33,39 @@ def create_folders(project: Project, name: str) -> MachineFolder:
     make_private(folder.logs)
     make_private(folder.ssh)
     return folder
+
+
+def find_project_id(project: Project) -> str | None:
+    """The project's id, if it has one. A copy of a project has none: it is another project.
+
+    Which is which the folder itself tells: by its inode, which a move within a file system
+    leaves as it is, and a copy doesn't have.
+    """
+    try:
+        data = json.loads(project.identity.read_bytes())
+        here = project.state.stat()
+        if [data["device"], data["inode"]] == [here.st_dev, here.st_ino]:
+            return str(data["id"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
+
+
+def ensure_project_id(project: Project) -> str:
+    """The project's id; made now if it has none. Several can ask at once."""
+    if known := find_project_id(project):
+        return known
+    folder = os.open(project.state, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if known := find_project_id(project):
+            return known
+        here = os.fstat(folder)
+        fresh = {"id": os.urandom(16).hex(), "device": here.st_dev, "inode": here.st_ino}
+        write_atomic(project.identity, json.dumps(fresh) + "\n")
+        return str(fresh["id"])
+    finally:
+        os.close(folder)
 
 
 def lock_machine(

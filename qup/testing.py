@@ -87,6 +87,7 @@ class FakeHost:
         system: as :data:`sys.platform` has it.
         arch: the processor in QEMU's words.
         memory_mib: memory in MiB.
+        resolvers: its DNS servers.
         version: the version of its QEMU programs.
         accelerators: those that its QEMU was built with.
         programs: names of programs that are installed; they are in ``/usr/bin``.
@@ -97,6 +98,7 @@ class FakeHost:
     system: str = "linux"
     arch: str = "x86_64"
     memory_mib: int = 16 * 1024
+    resolvers: tuple[str, ...] = ()
     version: tuple[int, int, int] = (8, 2, 0)
     accelerators: set[str] = field(default_factory=lambda: {"tcg"})
     programs: set[str] = field(

@@ -48,6 +48,8 @@ def plugin(name: str = "qup-test", **hooks: Callable[..., Any]) -> Any:
 
 
 PLAN = NicPlan({"type": "user"})
+MODES = list(Plugins(installed=False).network_modes)
+"""Those that are built in."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def test_two_that_bring_the_same() -> None:
     two = plugin("qup-two", qup_network_modes=modes("lan", "two"))
     three = plugin("qup-three", qup_network_modes=modes("lan"))
     plugins = plugins_with(one, two, three)
-    assert list(plugins.network_modes) == ["user", "one", "two"]
+    assert list(plugins.network_modes) == [*MODES, "one", "two"]
     words = "network mode 'lan' is brought by qup-one and by qup-two and by qup-three"
     assert said(plugins) == [
         f"plugin {name} failed in qup_network_modes: {words}"
@@ -241,7 +243,7 @@ def test_two_plugins_of_one_name() -> None:
         plugin("same", qup_network_modes=modes("one")),
         plugin("same", qup_network_modes=modes("two")),
     )
-    assert list(plugins.network_modes) == ["user", "one", "two"]
+    assert list(plugins.network_modes) == [*MODES, "one", "two"]
     assert list(plugins.plugins)[-2:] == ["same", "same:2"]
 
 
@@ -278,7 +280,7 @@ class Awkward:
 def test_nonsense_is_not_taken(answer: Any, words: str) -> None:
     plugins = plugins_with(plugin("qup-odd", qup_network_modes=lambda: answer), plugin(
         "qup-good", qup_network_modes=modes("good")))  # fmt: skip
-    assert list(plugins.network_modes) == ["user", "good"]
+    assert list(plugins.network_modes) == [*MODES, "good"]
     (line,) = said(plugins)
     assert line.startswith("plugin qup-odd failed in qup_network_modes: ")
     assert words in line
@@ -306,7 +308,7 @@ def test_a_registration_that_raises(exc: BaseException) -> None:
         plugin("qup-bad", qup_network_modes=raiser(exc)),
         plugin("qup-good", qup_network_modes=modes("good")),
     )
-    assert list(plugins.network_modes) == ["user", "good"]
+    assert list(plugins.network_modes) == [*MODES, "good"]
     (line,) = said(plugins)
     assert line.startswith(f"plugin qup-bad failed in qup_network_modes: {type(exc).__name__}")
     assert "\n" not in line
@@ -321,7 +323,7 @@ def test_a_generator_that_breaks_off_brings_nothing() -> None:
         raise OSError("no more")
 
     plugins = plugins_with(plugin(qup_network_modes=halfway))
-    assert list(plugins.network_modes) == ["user"]
+    assert list(plugins.network_modes) == [*MODES]
 
 
 def test_ctrl_c_is_the_users() -> None:
@@ -417,7 +419,7 @@ def test_distributions_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
             "a": plugin(qup_network_modes=modes("pair-a")),
         },
     )
-    assert list(plugins.network_modes) == ["user", "good", "pair-a", "pair-b"]
+    assert list(plugins.network_modes) == [*MODES, "good", "pair-a", "pair-b"]
     assert list(plugins.plugins)[len(BUILTIN) :] == [
         "damaged", "exits", "explodes", "good", "pair:a", "pair:b"
     ]  # fmt: skip

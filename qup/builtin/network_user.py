@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from qup.api import (
+    AddressPlan,
     Forward,
     Host,
     NetworkMode,
@@ -28,6 +29,9 @@ from qup.api import (
 if TYPE_CHECKING:
     from qup.api import Settings
 
+_LOOPBACK = "127.0.0.1"
+_MOST_RESOLVERS = 3
+"""More are of no use to a guest with glibc (MAXNS in ``resolv.conf(5)``)."""
 _FIRST_SUBNET = 2
 """The third byte of the first NIC's network; QEMU's own default."""
 
@@ -59,14 +63,36 @@ class UserNetwork:
         subnet = f"10.0.{_FIRST_SUBNET + nic.index}"
         if nic.index:  # two cards can't be in one network: the guest would use only one
             netdev["net"] = f"{subnet}.0/24"
+        nameservers = () if options.isolate else _nameservers(nic.resolvers, subnet)
         return NicPlan(
-            netdev, forwards=options.forward, guest_address=f"{subnet}.15", ports=options.ports
+            netdev,
+            forwards=options.forward,
+            guest_address=f"{subnet}.15",
+            ports=options.ports,
+            address=AddressPlan(nameservers=nameservers),
         )
 
 
 @hookimpl
 def qup_network_modes() -> Iterable[NetworkMode]:
     return [UserNetwork()]
+
+
+def _nameservers(resolvers: Sequence[str], subnet: str) -> tuple[str, ...]:
+    """What to tell a guest that DHCP does not: nothing, if the host has one resolver.
+
+    QEMU passes what the guest asks at 10.0.2.3 on to the host's first resolver, even while that
+    one is dead. So a guest learns the others, too, as far as it can reach them: on the host's
+    loopback that is 127.0.0.1 alone (10.0.2.2 leads there). The first stays behind 10.0.2.3,
+    where QEMU follows when the host changes networks.
+    """
+    own = [text for text in resolvers if ":" not in text]  # the guest has no IPv6
+    others = [
+        f"{subnet}.2" if text == _LOOPBACK else text
+        for text in own[1:]
+        if text == _LOOPBACK or not text.startswith("127.")
+    ]
+    return (f"{subnet}.3", *others)[:_MOST_RESOLVERS] if others else ()
 
 
 def check_forwards(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:

@@ -20,11 +20,15 @@ from qup.api import (
     SeedPlan,
     hookimpl,
 )
+from qup.builtin.network_config import render_network_config
 
 LABEL = "CIDATA"
 SCRIPT_PATH = "/var/lib/qup/user-data"
 OWN_KEYS = ("hostname", "users", "ssh_keys", "ssh_deletekeys", "ssh_pwauth", "preserve_hostname")
 """Top-level keys of the cloud-config that qup writes itself."""
+
+UPDATES = "updates:\n  network:\n    when: [boot-new-instance, boot]\n"
+"""Has cloud-init look at the network at each boot: a card may come to a machine that exists."""
 
 _TOP_LEVEL_KEY = re.compile(r"^([A-Za-z_][\w-]*)\s*:", re.MULTILINE)
 
@@ -47,10 +51,14 @@ class NoCloud:
 
     def files(self, seed: Seed) -> Mapping[str, str]:
         """The seed's files by name. They hold the private host key."""
-        return {
+        network = render_network_config(seed.plan.nics)
+        files = {
             "meta-data": _meta_data(seed.plan),
-            "user-data": _user_data(seed.plan, seed.user_key, seed.host_key),
+            "user-data": _user_data(
+                seed.plan, seed.user_key, seed.host_key, UPDATES if network else ""
+            ),
         }
+        return files if network is None else {**files, "network-config": network}
 
     def payload(self, seed: Seed) -> bytes:  # noqa: ARG002  there is none
         return b""
@@ -60,7 +68,7 @@ def _meta_data(seed: SeedPlan) -> str:
     return f"instance-id: {json.dumps(seed.instance_id)}\nlocal-hostname: {seed.hostname}\n"
 
 
-def _user_data(seed: SeedPlan, user_key: str, host_key: KeyPair) -> str:
+def _user_data(seed: SeedPlan, user_key: str, host_key: KeyPair, more: str) -> str:
     lines = [
         "#cloud-config",
         f"hostname: {seed.hostname}",
@@ -77,7 +85,7 @@ def _user_data(seed: SeedPlan, user_key: str, host_key: KeyPair) -> str:
         "    ssh_authorized_keys:",
         f"      - {json.dumps(user_key)}",
     ]
-    text = "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n" + more
     return text + _own_user_data(seed.user_data) if seed.user_data else text
 
 

@@ -158,12 +158,15 @@ def _print_plan(name: str, item: Plan) -> None:
 
 def _nic_rows(item: Plan) -> dict[str, str]:
     """A row for each NIC: what it is connected to, and what the guest is told."""
+    from qup.model.network import SSH_MODE
+
     rows = {}
     for index, nic in enumerate(item.nics):
         words = [f"{nic.mode} ({nic.mac})", *nic.plan.address.addresses]
         if nic.plan.forwards or nic.mode == "user":
             words.append(f"forwards: {', '.join(map(str, nic.plan.forwards)) or 'none'}")
-        rows["network" if index == 0 else f"networks.{index - 1}"] = ", ".join(words)
+        key = "network" if index == 0 else f"networks.{index - 1}"
+        rows["(for ssh)" if nic.mode == SSH_MODE else key] = ", ".join(words)
     return rows
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 
 from qup.model import units
 from qup.model.display import AUTO, NONE, parse_display
+from qup.model.network import Seat
 from qup.model.settings import summarize
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -359,6 +360,7 @@ class MachineConfig:
         network: the options that the first NIC's mode made of ``[machine.network]``.
         provision: the steps, in order.
         networks: the other NICs, in order: ``[[machine.networks]]``.
+        seats: where all machines of the project are on the networks that they share.
     """
 
     name: str
@@ -366,6 +368,7 @@ class MachineConfig:
     network: BaseModel
     provision: tuple[ProvisionerUse, ...] = ()
     networks: tuple[NetworkUse, ...] = ()
+    seats: tuple[Seat, ...] = ()
 
     @property
     def hostname(self) -> str:

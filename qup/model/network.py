@@ -12,6 +12,8 @@ from typing import Literal
 LOOPBACK = "127.0.0.1"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104  compared with, never bound to
 SSH_PORT = 22
+SSH_MODE = "ssh"
+"""What a plan calls the NIC that is no network mode's but qup's own, for ssh alone."""
 
 Protocol = Literal["tcp", "udp"]
 
@@ -167,6 +169,23 @@ class AddressPlan:
     gateway: str | None = None
     nameservers: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A machine's place on a network that it shares with others of its project.
+
+    Attributes:
+        machine: the machine's name.
+        hostname: the guest's name.
+        segment: the network.
+        address: the machine's address there, with its prefix.
+    """
+
+    machine: str
+    hostname: str
+    segment: str
+    address: str
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ BUILTIN = (
     "qup.builtin.network_user",
     "qup.builtin.network_tap",
     "qup.builtin.network_bridge",
+    "qup.builtin.network_private",
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
     "qup.builtin.box_image",

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
-from qup.model.network import Tap
-from qup.model.plan import Plan
+from qup.model.network import SSH_MODE, Tap
+from qup.model.plan import Nic, Plan
 from qup.qemu.drives import describe_drives, file_node
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -315,7 +315,12 @@ def _network(plan: Plan, layout: Layout) -> Iterator[Argument]:
         netdev = option_string(backend.pop("type"), {"id": name, **backend})
         # No boot ROM: a guest that never boots from the network starts sooner without.
         device = {"netdev": name, "mac": nic.mac, "romfile": ""}
-        yield Argument(("-netdev", netdev), f"network.mode {nic.mode}")
-        yield Argument(
-            ("-device", option_string("virtio-net-pci", device)), f"network.mode {nic.mode}"
-        )
+        origin = _origin_of_nic(index, nic)
+        yield Argument(("-netdev", netdev), origin)
+        yield Argument(("-device", option_string("virtio-net-pci", device)), origin)
+
+
+def _origin_of_nic(index: int, nic: Nic) -> str:
+    if nic.mode == SSH_MODE:
+        return "qup: a way in for ssh"
+    return f"network.mode {nic.mode}" if index == 0 else f"networks.{index - 1}.mode {nic.mode}"

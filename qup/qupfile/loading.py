@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qup.errors import PluginError
@@ -30,6 +30,7 @@ from qup.qupfile.layers import (
     read_overrides,
     stack_layers,
 )
+from qup.qupfile.neighbours import check_addresses, find_seats, plan_nics
 from qup.qupfile.problems import Collector, Problem
 from qup.qupfile.tables import known_keys, read_tables, walk_model
 from qup.toml_positions import KeyPath
@@ -109,6 +110,11 @@ def load(
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}
+    nics = plan_nics(machines, registry)
+    check_addresses(nics, stacks, problems)
+    problems.check()
+    seats = find_seats(machines, nics)
+    machines = {name: replace(machine, seats=seats) for name, machine in machines.items()}
     origins = {name: find_origins(machines[name], stacks[name]) for name in machines}
     return Config(machines, origins, document.digest, notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import uuid
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
 from qup.runner.drives import read_formats
+from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
 
 BIOS = "bios"
@@ -137,6 +139,8 @@ def make_plan(
         display=settle_display(ctx.host, config),
         formats=read_formats(ctx.project, config),
         firmware=_firmware(ctx, config, machine_type),
+        project=find_project_id(ctx.project) or secrets.token_hex(16),
+        resolvers=ctx.host.resolvers,
     )
     seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)

@@ -49,12 +49,21 @@ from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
 from qup.runner.materials import check_disk, check_seed, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe
+from qup.runner.peers import share_names
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import note_place, wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
-from qup.store import create_folders, is_copy, read_state, remember, write_state, write_undo
+from qup.store import (
+    create_folders,
+    ensure_project_id,
+    is_copy,
+    read_state,
+    remember,
+    write_state,
+    write_undo,
+)
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
@@ -91,6 +100,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
     folder = create_folders(ctx.project, config.name)
     with ctx.lock(folder):
         create_folders(ctx.project, config.name)  # somebody may have destroyed it meanwhile
+        ensure_project_id(ctx.project)
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
@@ -153,6 +163,7 @@ class _Up:
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
+        share_names(self.ctx, self.config)
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
         changed = self._provision(plan, state) or changed or applied.changed
@@ -230,6 +241,7 @@ class _Up:
                 state, failures = self._connect(plan, state, engine)
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
+        share_names(self.ctx, self.config)
         self._provision(plan, state)
         _report(self.name, failures)
         return True

@@ -16,9 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from qup.builtin.network_config import render_network_config
+from qup.builtin.seeder_nocloud import UPDATES
 from qup.builtin.tiny import contents, debs, dropbear, elf, kernel, recipe
 from qup.builtin.tiny.errors import RecipeError
 from qup.builtin.tiny.tree import Entry, Tree
+from qup.model.network import AddressPlan
+from qup.model.plan import NicSeed
 
 GUEST = Path(str(importlib.resources.files("qup.builtin.tiny"))) / "guest"
 LIBRARY = GUEST / "root/usr/lib/qup"
@@ -876,8 +880,30 @@ def test_network(awk: list[str], tmp_path: Path, nested: bool) -> None:
     assert plan.find("address") == [["10.0.0.5/24"], ["fd00::5/64"]]
     assert plan.find("route") == [["default", "10.0.0.1"], ["10.9.0.0/16", "10.0.0.9"]]
     assert plan.find("nameserver") == [["10.0.0.3"]]
-    assert [warning.rpartition("/")[2] for warning in plan.warnings] == ["search", "wakeonlan"]
+    assert plan.find("search") == [["example"]]
+    assert [warning.rpartition("/")[2] for warning in plan.warnings] == ["wakeonlan"]
     assert plan.find("network_default") == []
+
+
+def test_what_qup_writes_is_understood_without_a_word(awk: list[str], tmp_path: Path) -> None:
+    fixed = AddressPlan(False, ("10.1.2.3/24",), "10.1.2.1", ("10.1.2.2",), ("example",))
+    nics = (
+        NicSeed("52:54:00:00:00:01", AddressPlan()),
+        NicSeed("52:54:00:00:00:02", fixed),
+        NicSeed("52:54:00:00:00:03", AddressPlan()),
+    )
+    document = render_network_config(nics) or ""
+    plan = Plan(awk, tmp_path, user_data=f"#cloud-config\n{UPDATES}", network_config=document)
+    assert plan.warnings == []
+    assert plan.find("nic") == [
+        ["52:54:00:00:00:01", "", "eth0", "yes"],
+        ["52:54:00:00:00:02", "", "eth1", "no"],
+        ["52:54:00:00:00:03", "", "eth2", "yes"],
+    ]
+    assert plan.find("address") == [["10.1.2.3/24"]]
+    assert plan.find("route") == [["default", "10.1.2.1"]]
+    assert plan.find("nameserver") == [["10.1.2.2"]]
+    assert plan.find("search") == [["example"]]
 
 
 def test_network_version_1_is_reported(awk: list[str], tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ function plan_network(    root, list, i) {
 
 function plan_nic(path, id,    i, list, route, wanted, match_, to) {
     used[path] = used[path "/match"] = used[path "/nameservers"] = 1
+    used[path "/dhcp4-overrides"] = used[path "/optional"] = 1 # routes rank by the order of cards
     match_ = path "/match"
     wanted = has(match_) ? scalar(match_ "/name") : id
     print "nic " quote(tolower(scalar(match_ "/macaddress"))) " " quote(wanted) " " \
@@ -165,12 +166,16 @@ function plan_nic(path, id,    i, list, route, wanted, match_, to) {
         route = list "/" i
         used[route] = 1
         to = scalar(route "/to")
-        print "route " quote(to == "0.0.0.0/0" ? "default" : to) " " quote(scalar(route "/via"))
+        if (to == "0.0.0.0/0" || to == "::/0") to = "default"
+        print "route " quote(to) " " quote(scalar(route "/via"))
         children(route)
     }
     list = path "/nameservers/addresses"
     used[list] = 1
     for (i = 0; i < count[list]; i++) print "nameserver " quote(scalar(list "/" i))
+    list = path "/nameservers/search"
+    used[list] = 1
+    for (i = 0; i < count[list]; i++) print "search " quote(scalar(list "/" i))
     children(match_)
     children(path "/nameservers")
     children(path)
@@ -179,6 +184,7 @@ function plan_nic(path, id,    i, list, route, wanted, match_, to) {
 # --- after ssh ----------------------------------------------------------------------------
 
 function plan_later(    list, i) {
+    used["user-data/updates"] = 1 # the network is set up at each boot anyway
     printf "" >late
     list = "user-data/write_files"
     used[list] = 1

@@ -1,0 +1,131 @@
+"""Names for neighbours: machines on one network find each other in ``/etc/hosts``.
+
+The lines are in a block with marks around it, which is replaced as a whole; the rest of the file
+is the guest's. A guest gets its block once ssh answers, and those that run already get theirs
+anew when somebody has come, gone or moved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qup.errors import HostError
+from qup.files import write_atomic
+from qup.guest import ssh
+from qup.model.config import MachineConfig
+from qup.model.network import Seat
+from qup.paths import MachineFolder, SshFolder
+from qup.runner.context import Context
+from qup.runner.observe import observe
+
+TIMEOUT = 15.0
+"""Seconds for telling a guest; a neighbour that hangs holds nobody up for longer."""
+
+BEGIN = "# qup: the other machines of this project"
+END = "# qup: end"
+
+_WRITE = f"""\
+set -e
+file=/etc/hosts
+touch "$file"
+awk -v begin='{BEGIN}' -v end='{END}' '
+    $0 == begin {{ inside = 1 }}
+    !inside
+    $0 == end {{ inside = 0 }}
+' "$file" >"$file.qup"
+printf %s "$1" >>"$file.qup"
+chmod 644 "$file.qup"
+if cmp -s "$file" "$file.qup"; then rm "$file.qup"; else mv -f "$file.qup" "$file"; fi
+"""
+_AS_ROOT = """\
+if [ "$(id -u)" = 0 ]; then exec sh -c "$1" sh "$2"
+elif command -v sudo >/dev/null; then exec sudo -n sh -c "$1" sh "$2"
+else exec doas -n sh -c "$1" sh "$2"; fi
+"""
+
+
+def share_names(ctx: Context, config: MachineConfig) -> None:
+    """Tell a guest that just became ready, or runs, who its neighbours are, and those that run
+    who it is. What goes wrong is said and stops nothing: all else works without names.
+    """
+    mine = {seat.segment for seat in config.seats if seat.machine == config.name}
+    if not mine:
+        return
+    seats = _current(ctx, config)
+    _tell(ctx, config.name, render_block(config.name, seats))
+    neighbours = {seat.machine for seat in seats if seat.segment in mine} - {config.name}
+    for name in sorted(neighbours):
+        text = render_block(name, seats)
+        if observe(ctx.project.machine(name), thorough=False).ready and text != _known(ctx, name):
+            _tell(ctx, name, text)
+
+
+def render_block(machine: str, seats: Sequence[Seat]) -> str:
+    """The lines for a machine's ``/etc/hosts``: all that are on a network with it.
+
+    Somebody met on several networks is called by the plain name on the first, and by the name
+    with the network's behind it (``db.lab``) on each.
+    """
+    lines: list[str] = []
+    named: set[str] = set()
+    segments = dict.fromkeys(seat.segment for seat in seats if seat.machine == machine)
+    for segment in segments:
+        for seat in seats:
+            if seat.segment == segment and seat.machine != machine:
+                names = [f"{seat.machine}.{segment.rpartition('/')[2]}"]
+                if seat.machine not in named:
+                    names = [*dict.fromkeys((seat.hostname, seat.machine)), *names]
+                named.add(seat.machine)
+                lines.append(f"{seat.address.partition('/')[0]} {' '.join(names)}")
+    return "\n".join([BEGIN, *lines, END, ""]) if lines else ""
+
+
+def _current(ctx: Context, config: MachineConfig) -> list[Seat]:
+    """The seats of the Qupfile, but of machines that run those that they were started with."""
+    seats: list[Seat] = []
+    for name in dict.fromkeys(seat.machine for seat in config.seats):
+        wanted = [seat for seat in config.seats if seat.machine == name]
+        folder = ctx.project.machine(name)
+        alive = observe(folder, thorough=False).alive
+        seats += _seats_of_plan(folder, wanted[0]) if alive else wanted
+    return seats
+
+
+def _seats_of_plan(folder: MachineFolder, seat: Seat) -> Iterator[Seat]:
+    try:
+        plan: Any = json.loads(folder.plan.read_bytes())
+        cards = [card["plan"] for card in plan["nics"]]
+        for card in cards:
+            for address in card["address"]["addresses"] if card["segment"] else ():
+                yield replace(seat, segment=card["segment"], address=address)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        yield seat
+
+
+def _known(ctx: Context, machine: str) -> str | None:
+    try:
+        return ctx.project.machine(machine).hosts.read_text()
+    except (OSError, ValueError):
+        return None
+
+
+def _tell(ctx: Context, machine: str, text: str) -> None:
+    folder = ctx.project.machine(machine)
+    words = ["sh", "-c", _AS_ROOT, "sh", _WRITE, text]
+    try:
+        done = ssh.run_in_guest(SshFolder(folder.ssh), machine, words, timeout=TIMEOUT)
+        said = None if done.code == 0 else f"{done.outcome}: {done.stderr.strip()}"
+    except HostError as exc:
+        said = exc.message
+    if said is None:
+        write_atomic(folder.hosts, text, durable=False)
+        return
+    ctx.tell(
+        machine,
+        f"could not tell the guest the names of its neighbours: {said}",
+        level="warning",
+        hint="their addresses work; 'qup up' tries again",
+    )
