@@ -82,7 +82,7 @@ from qup.model.plan import (
     SeedPlan,
 )
 from qup.model.seed import KeyPair, Seed, SeedForm
-from qup.process import Result, run
+from qup.process import Result, follow, run
 
 if TYPE_CHECKING:
     from qup.model.config import MachineConfig, Settings
@@ -143,6 +143,7 @@ __all__ = [
     "find_bridge_helper",
     "find_digest",
     "find_holder",
+    "follow",
     "has_changed",
     "hookimpl",
     "inspect_image",

@@ -6,7 +6,10 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +17,12 @@ from qup.errors import HostError
 
 TIMEOUT = 30.0
 """Seconds that a short-lived helper program may take unless the caller says otherwise."""
+
+LINES_KEPT = 200
+"""Lines of a followed program's output that its result has."""
+
+END_TIMEOUT = 20.0
+"""Seconds that a program may take to clean up after itself."""
 
 PACKAGES = {
     "qemu-img": "qemu-utils",
@@ -121,3 +130,96 @@ def run(
             f"{words[0]} failed ({result.outcome})", details=f"$ {quote(words)}\n{said}".rstrip()
         )
     return result
+
+
+def follow(
+    argv: Sequence[str | os.PathLike[str]],
+    tell: Callable[[str], None],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
+    timeout: float,
+) -> Result:
+    """Run a program that takes long, and pass on each line that it writes.
+
+    Args:
+        argv: the words of the command; no shell is involved.
+        tell: is given each line of its standard output and standard error.
+        cwd: the folder to run in.
+        env: variables added to the environment.
+        descriptors: open files that it inherits under the same numbers.
+        timeout: seconds until it is ended.
+
+    Returns:
+        What it left behind; ``stdout`` has the last lines of what it wrote.
+
+    Raises:
+        HostError: it is missing, may not be executed, or ran too long.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    last: deque[str] = deque(maxlen=LINES_KEPT)
+    with _explained(words, cwd):
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=cwd,
+            env={**os.environ, **env} if env else None,
+            pass_fds=tuple(descriptors),
+        )
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.terminate()
+
+    timer = threading.Timer(timeout, end)
+    timer.start()
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line.rstrip("\r\n"))
+            tell(last[-1])
+        code = process.wait()
+    finally:
+        timer.cancel()
+        _end(process)
+    if late.is_set():
+        raise _too_long(words, timeout)
+    return Result(words, code, "\n".join(last), "")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask a program to end and clean up after itself; kill it if it doesn't."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(END_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextmanager
+def _explained(words: Sequence[str], cwd: Path | None) -> Iterator[None]:
+    """Say why a program can't be started."""
+    try:
+        yield
+    except FileNotFoundError as exc:
+        if cwd is not None and not cwd.is_dir():
+            raise HostError(f"the folder {cwd} does not exist") from exc
+        raise missing_program(words[0]) from exc
+    except PermissionError as exc:
+        raise HostError(f"{words[0]} may not be executed", hint="check its permissions") from exc
+    except OSError as exc:
+        raise HostError(f"{words[0]} can't be executed: {exc.strerror}") from exc
+
+
+def _too_long(words: Sequence[str], timeout: float | None) -> HostError:
+    return HostError(f"{words[0]} did not finish within {timeout:g} s", details=quote(words))
