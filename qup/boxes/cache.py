@@ -6,6 +6,7 @@ which one is current::
 
     boxes/<digest>/{box.json, kernel, kernel.efi, initrd, disk.qcow2, boot.iso}
     boxes/current/<source>-<key> -> ../<digest>
+    boxes/locks/<source>-<key>
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,10 +37,16 @@ DIGEST_LENGTH = 16
 CHUNK = 1 << 20
 
 Fetch = Callable[[Path], Mapping[str, object] | Fetched]
+Hold = Callable[[], AbstractContextManager[object]]
 
 
 class BoxCache:
-    """Boxes under one folder. Changing it needs :meth:`lock_path` to be held."""
+    """Boxes under one folder.
+
+    Putting a box in place and removing one needs :attr:`lock_path` to be held, and getting one
+    needs :meth:`fetch_lock`: boxes that have nothing to do with each other don't wait for each
+    other.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -46,6 +54,10 @@ class BoxCache:
     @property
     def lock_path(self) -> Path:
         return make_private(self.root) / "lock"
+
+    def fetch_lock(self, spec: BoxSpec) -> Path:
+        """The lock of whoever gets a box."""
+        return make_private(self.root / "locks") / f"{spec.source}-{spec.key}"
 
     def folder(self, digest: str) -> Path:
         """Where the files of a box are."""
@@ -73,12 +85,13 @@ class BoxCache:
         path = self.folder(digest) / MANIFEST
         return _read_manifest(path) if path.exists() else None
 
-    def add(self, spec: BoxSpec, fetch: Fetch) -> Box:
+    def add(self, spec: BoxSpec, fetch: Fetch, hold: Hold = contextlib.nullcontext) -> Box:
         """Make a box aside, and put it in place when it is whole and on disk.
 
         Args:
             spec: what is being made.
             fetch: writes the files into an empty folder and returns details to remember.
+            hold: holds :attr:`lock_path` while the box is put in place.
 
         Raises:
             BoxError: the box can't be had, or lacks a file.
@@ -90,7 +103,8 @@ class BoxCache:
             if not isinstance(fetched, Fetched):
                 fetched = Fetched(spec, fetched)
             box = _seal(building, _settle(spec, fetched.spec), fetched.details)
-            self._place(building, box)
+            with hold():
+                self._place(building, box)
         except OSError as exc:
             raise explain_os_error("make the box in", building, exc) from exc
         finally:

@@ -53,7 +53,7 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
     with (
         ctx.phase(machine, "box", f"getting box {spec.name}") as phase,
         lock(
-            ctx.boxes.lock_path,
+            ctx.boxes.fetch_lock(spec),
             what=f"the cache of boxes, for {spec.name},",
             timeout=FETCH_TIMEOUT,
             on_wait=partial(ctx.tell, machine),
@@ -61,7 +61,10 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
     ):
         box = None if again else ctx.boxes.find(spec)
         if box is None:
-            box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec))
+            hold = partial(
+                lock, ctx.boxes.lock_path, what="the cache of boxes", timeout=ctx.lock_timeout
+            )
+            box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec), hold)
         phase.result = f"{format_size(box.size)}, {box.digest[:12]}"
     return box
 
