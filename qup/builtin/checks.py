@@ -85,6 +85,7 @@ PACKAGES = {
     "apt-get": {"debian": "apt"},
     "dpkg-deb": {"debian": "dpkg"},
     "mke2fs": {"debian": "e2fsprogs"},
+    "mmdebstrap": {"debian": "mmdebstrap"},
 }
 """The package that brings a program, by family."""
 
@@ -105,6 +106,7 @@ def qup_checks() -> Sequence[Check]:
         Check("runtime-folder", "The folder for sockets", check_runtime_folder),
         Check("cache-folder", "The folder for boxes", check_cache_folder),
         Check("tiny-tools", "What the box 'tiny' is made with", check_tiny_tools),
+        Check("debian-tools", "What the box 'debian/12' is made with", check_debian_tools),
         Check("user", "Who runs qup", check_user),
         Check("encoding", "The terminal's characters", check_encoding),
     )
@@ -225,6 +227,16 @@ def check_tiny_tools(host: Host) -> Sequence[Finding]:
         hint = 'it is made from Debian packages; use a disk image: box = "path/to/image.qcow2"'
         return [Finding("warning", message, hint)]
     return [lacking(host, tool, "the box 'tiny' is made with it") for tool in missing]
+
+
+def check_debian_tools(host: Host) -> Sequence[Finding]:
+    """Not having it is no problem: most machines are of other boxes."""
+    if find_program(host, "mmdebstrap") is not None:
+        return [Finding("ok", "the box 'debian/12' can be made here")]
+    if find_family(host.system) != "debian":
+        return []
+    message = "the box 'debian/12' can't be made here: no mmdebstrap"
+    return [Finding("note", message, "for that box: apt install mmdebstrap")]
 
 
 # --- the computer -------------------------------------------------------------------------

@@ -82,7 +82,7 @@ SETTINGS = (
         "QUP_BOX",
         "--box",
         "BOX",
-        "What the machine boots from: 'tiny', 'boot2docker', or an image's or ISO's path or URL.",
+        "What the machine boots from: 'tiny', 'debian/12', or an image's or ISO's path or URL.",
         aliases=("QUP_BOOT2DOCKER_URL", "QEMU_BOOT2DOCKER_URL"),
         flags=("--boot2docker-url",),
         old="--qemu-boot2docker-url",

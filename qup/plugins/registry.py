@@ -62,6 +62,7 @@ BUILTIN = (
     "qup.builtin.network_private",
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
+    "qup.builtin.box_debian",
     "qup.builtin.box_image",
     "qup.builtin.seeder_nocloud",
     "qup.builtin.seeder_config_drive",

@@ -234,6 +234,16 @@ def test_tiny_names_each_missing_package(family: Callable[[str], None]) -> None:
     assert [finding.packages for finding in found] == [("dpkg",), ("e2fsprogs",)]
 
 
+def test_mmdebstrap_is_worth_a_note(family: Callable[[str], None]) -> None:
+    family("debian")
+    finding = the_one(checks.check_debian_tools(host_with()))
+    assert (finding.status, finding.packages) == ("note", ())
+    assert "mmdebstrap" in str(finding.hint)
+    assert the_one(checks.check_debian_tools(host_with("mmdebstrap"))).status == "ok"
+    family("fedora")
+    assert list(checks.check_debian_tools(host_with())) == []
+
+
 def test_tiny_elsewhere_is_no_problem(family: Callable[[str], None]) -> None:
     family("fedora")
     finding = the_one(checks.check_tiny_tools(FakeHost()))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import Lab, open_lab
+from tests.conftest import Sandbox
+from tests.vm.lab import Lab, make_box, open_lab
 
 
 @pytest.fixture
@@ -15,3 +19,17 @@ def lab(vm_cache: Path) -> Iterator[Lab]:
     """A project of one small machine that has not been started."""
     with open_lab(vm_cache) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def debian_cache(vm_cache: Path, sandboxes: Path) -> Path:
+    """The shared cache, with box ``debian/12`` in it.
+
+    Whoever needs it first makes it (a minute or two), the others wait for that one alone: tests
+    with other boxes go on meanwhile. Give tests with this fixture the time for it.
+    """
+    for program in ("mmdebstrap", "mke2fs"):
+        if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
+            pytest.skip(f"box debian is made with {program}, which is not installed")
+    make_box(vm_cache, "debian/12", Sandbox(Path(tempfile.mkdtemp(prefix="b", dir=sandboxes))))
+    return vm_cache

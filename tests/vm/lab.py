@@ -114,6 +114,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def make_box(cache: Path, name: str, box: Sandbox) -> None:
+    """Make a box in a cache, unless it is there already."""
+    for folder in (box.home, box.runtime):
+        folder.mkdir(mode=0o700)
+    run_qup(
+        "box", "build", name, cwd=box.home, timeout=900,
+        env={**box.variables(), "TMPDIR": "/tmp", "QUP_CACHE_DIR": str(cache)},
+    ).ok()  # fmt: skip
+
+
 @contextmanager
 def open_lab(cache: Path, text: str = SMALL, name: str = "project") -> Iterator[Lab]:
     """A lab that ends with all its machines; what is left running fails the test."""

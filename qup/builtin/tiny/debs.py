@@ -61,8 +61,8 @@ def find_tool(name: str, package: str) -> str:
     found = shutil.which(name, path=search)
     if found is None:
         raise RecipeError(
-            f"the tiny box is made with {name}, which is not on this computer",
-            f"install {package}; box 'tiny' can only be made on Debian and its kin",
+            f"it is made with {name}, which is not on this computer",
+            f"install the package {package}; it exists on Debian and its kin",
         )
     return found
 
@@ -163,6 +163,16 @@ class Apt:
         argv = [self._get, *self._options, "download", *names]
         run_tool(argv, cwd=target, timeout=APT_TIMEOUT, hint=_APT_HINT)
         return [Deb(parse_file_name(path.name), path) for path in sorted(target.glob("*.deb"))]
+
+    def targets(self) -> str:
+        """Where packages are listed: ``apt-get indextargets``, with what is known of each."""
+        argv = [self._get, *self._options, "indextargets", "Created-By: Packages"]
+        return run_tool(argv, cwd=self._work, timeout=APT_TIMEOUT)
+
+    def settings(self) -> str:
+        """What apt is set to: ``apt-config dump``."""
+        argv = [find_tool("apt-config", "apt"), "dump"]
+        return run_tool(argv, cwd=self._work, timeout=APT_TIMEOUT)
 
     def _announcements(self, names: Sequence[str]) -> Iterator[str]:
         argv = [self._get, *self._options, "download", "--print-uris", *names]

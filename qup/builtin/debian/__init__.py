@@ -1,0 +1,1 @@
+"""How a Debian for machines is made from the computer's own apt sources."""

@@ -1,0 +1,93 @@
+"""Box debian as a real guest: a whole Debian that cloud-init sets up, through all that may happen.
+
+One machine serves all tests, in their order: in emulation each boot takes half a minute or more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vm.lab import Lab, open_lab, wait_until
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
+
+QUPFILE = """\
+[machine]
+box = "debian/12"
+memory = "512M"
+disk = "{disk}"
+hostname = "worker"
+user-data = '''
+#!/bin/sh
+echo "first boot of $(hostname)" >>/etc/first-boot
+'''
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(debian_cache: Path) -> Iterator[Lab]:
+    with open_lab(debian_cache, QUPFILE.format(disk="3G")) as made:
+        made("up", timeout=400).ok()
+        yield made
+
+
+def test_first_boot(lab: Lab) -> None:
+    """The seed is taken in: name, user, key, script; and nothing is wrong with the system."""
+    assert "status: done" in lab.sh("cloud-init status --wait --long")
+    said = lab.sh("hostname; id -un; groups; cat /etc/first-boot").splitlines()
+    assert said[:2] == ["worker", "debian"]
+    assert "sudo" in said[2].split()
+    assert said[3:] == ["first boot of worker"]
+    assert lab.sh("sudo id -un; systemctl list-units --failed --no-legend") == "root\n"
+    assert len(lab.sh("cat /etc/machine-id").strip()) == 32
+    assert lab.sh("sudo systemctl is-enabled apt-daily.timer || true") == "masked\n"
+    assert lab.sh("dpkg --audit; ls /etc/ssh/*_key") == "/etc/ssh/ssh_host_ed25519_key\n"
+
+
+def test_the_system_fits_a_machine(lab: Lab) -> None:
+    """The disk is used up, and the kernel has what qup's shares, clones and devices need."""
+    assert int(lab.sh("df -k --output=size / | tail -1")) > 2_900_000
+    lab.sh("sudo modprobe -a 9p 9pnet_virtio virtiofs ahci e1000e virtio_gpu overlay nf_tables")
+    assert "10.0.2.15" in lab.sh("ip -brief address show eth0")
+    assert lab.sh("getent hosts worker localhost | wc -l") == "2\n"
+
+
+def test_power_cut(lab: Lab) -> None:
+    """What was synced is there afterwards; a larger disk is used; it isn't a first boot again."""
+    lab.sh("echo kept | sudo tee /etc/kept && sync")
+    machine_id = lab.sh("cat /etc/machine-id")
+    os.kill(lab.pid(), signal.SIGKILL)
+    assert wait_until(lambda: not lab.qemus())
+    assert lab.status() in ("crashed", "stopped")
+    lab.write(QUPFILE.format(disk="4G"))
+    lab("up", timeout=400).ok()
+    assert lab.sh("cat /etc/kept /etc/first-boot") == "kept\nfirst boot of worker\n"
+    assert lab.sh("cat /etc/machine-id") == machine_id
+    assert int(lab.sh("df -k --output=size / | tail -1")) > 3_900_000
+
+
+def test_reboot(lab: Lab) -> None:
+    """The guest may restart itself: the same QEMU, keys and ports."""
+    pid, boot = lab.pid(), lab.sh("cat /proc/sys/kernel/random/boot_id")
+    lab("ssh", "--", "sudo reboot")
+
+    def is_back() -> bool:
+        done = lab("ssh", "--", "cat /proc/sys/kernel/random/boot_id", timeout=60)
+        return done.code == 0 and done.stdout not in ("", boot)
+
+    assert wait_until(is_back, 300)
+    assert lab.pid() == pid
+    assert lab.sh("hostname; cat /etc/kept") == "worker\nkept\n"
+
+
+def test_down(lab: Lab) -> None:
+    """systemd hears the power button."""
+    done = lab("down").ok()
+    assert done.seconds < 45, done
+    assert "power cut" not in done.stderr, done
+    assert lab.status() == "stopped"
