@@ -53,8 +53,8 @@ def qup_accelerators() -> Iterable[Accelerator]:  # type: ignore[empty-body]
 def qup_box_sources() -> Iterable[BoxSource]:  # type: ignore[empty-body]
     """Register where boxes come from.
 
-    Called when a box is looked up. Built in: ``tiny`` and ``debian`` (made from the host's own packages) and
-    ``image`` (a disk image's path).
+    Called when a box is looked up. Built in: ``tiny`` and ``debian`` (made from the host's own
+    packages) and ``image`` (a disk image's path).
     """
 
 
