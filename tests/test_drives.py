@@ -12,7 +12,7 @@ from qup.errors import ConfigError
 from qup.model.box import BoxSpec
 from qup.model.config import Config
 from qup.model.drives import ide_places
-from qup.model.plan import Disk
+from qup.model.plan import CD, Disk
 from qup.planner import describe_change
 from qup.qupfile import QupfileErrors
 from qup.testing import make_plan
@@ -162,7 +162,7 @@ def test_a_box_that_boots_from_a_cd_has_it_first() -> None:
 
     config = load("").machines["default"]
     box = BoxSpec("b2d", "x", "x86_64", "1", "k", kernel=False, disk=False, iso=True)
-    found = plan_disks(config, box, "pc-q35-7.2", {})
+    found = plan_disks(config, box, "pc-q35-7.2", {}, CD)
     assert [(disk.role, disk.boot) for disk in found] == [
         ("iso", 1),
         ("disk", None),

@@ -36,7 +36,9 @@ class Tiny:
             )
         key = f"{arch}-{_recipe_digest()}"
         cmdline = recipe.CMDLINE.format(console=recipe.ARCHES[recipe.ALIASES[arch]].console)
-        return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=cmdline)
+        # Debian's kernel for clouds has drivers for a PC's old IDE, and none for SATA.
+        buses = ("virtio", "ide")
+        return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=cmdline, efi=True, buses=buses)
 
     def fetch(
         self,

@@ -8,7 +8,7 @@ import secrets
 import uuid
 from dataclasses import dataclass, replace
 
-from qup.errors import BoxError, HostError, PluginError
+from qup.errors import BoxError, ConfigError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MAX_USER_DATA, MachineConfig, NetworkUse
@@ -138,7 +138,7 @@ def make_plan(
         user_data=_user_data(ctx, config),
         display=settle_display(ctx.host, config),
         formats=read_formats(ctx.project, config),
-        firmware=_firmware(ctx, config, machine_type),
+        firmware=_firmware(ctx, config, spec, machine_type),
         project=find_project_id(ctx.project) or secrets.token_hex(16),
         resolvers=ctx.host.resolvers,
     )
@@ -160,9 +160,16 @@ def find_firmware(ctx: Context, plan: Plan) -> FirmwareFiles | None:
     return ctx.host.firmware(plan.program, plan.machine_type) if plan.firmware else None
 
 
-def _firmware(ctx: Context, config: MachineConfig, machine_type: str) -> Firmware | None:
+def _firmware(
+    ctx: Context, config: MachineConfig, box: BoxSpec, machine_type: str
+) -> Firmware | None:
     if config.settings.qemu.firmware == BIOS:
         return None
+    if box.kernel and not box.efi:
+        raise ConfigError(
+            f"machine {config.name}: box {box.name} has a kernel that UEFI firmware can't start",
+            hint='leave qemu.firmware out, or write "bios"',
+        )
     try:
         found = ctx.host.firmware(config.settings.qemu.program, machine_type)
     except HostError as exc:

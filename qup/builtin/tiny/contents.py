@@ -62,13 +62,14 @@ MODULES = (
     *("vfat", "nls_cp437", "nls_ascii", "squashfs"),
     *("evdev", "button", "pvpanic_pci", "pvpanic_mmio", "qemu_fw_cfg"),
     *("bridge", "veth", "tun"),
+    *("sd_mod", "sr_mod", "ata_piix", "efivarfs"),
 )
 """What the guest has if the kernel's packages have it. ext4's checksums need the first one, in
 kernels that have it."""
 
 _USELESS_MODULES = re.compile(
-    "/kernel/(sound|drivers/"
-    "(gpu|media|staging|infiniband|scsi|usb|iio|hwmon|net/(ethernet|wireless|wwan|can)))/"
+    r"/kernel/(sound|drivers/(scsi/(?!(scsi_mod|scsi_common|sd_mod|sr_mod)\.ko)|"
+    "(gpu|media|staging|infiniband|usb|iio|hwmon|net/(ethernet|wireless|wwan|can))/))"
 )
 """Three quarters of a kernel for real computers, which need not be held in memory."""
 

@@ -31,7 +31,7 @@ __all__ = ["ARCHES", "FILES", "Manifest", "RecipeError", "build"]
 RECIPE = "1.0"
 """The version of this recipe; the box's version adds a digest of all that went into it."""
 
-FILES = ("kernel", "initrd", "disk.qcow2")
+FILES = ("kernel", "kernel.efi", "initrd", "disk.qcow2")
 
 CMDLINE = (
     # Kernel messages stay in `dmesg` unless they are errors; the console belongs to userland.
@@ -161,7 +161,10 @@ def build(out: Path, *, arch: str, report: Report) -> Manifest:
         report(f"this kernel has no {', '.join(absent)}")
     version = f"{RECIPE}-{contents.add_guest(tree, packages, RECIPE)}"
     report("writing the box")
-    (out / "kernel").write_bytes(kernel.extract_kernel(boot[f"/boot/vmlinuz-{release}"].data))
+    image = boot[f"/boot/vmlinuz-{release}"].data
+    (out / "kernel").write_bytes(kernel.extract_kernel(image))
+    # UEFI firmware starts the kernel as the package has it, by its EFI stub.
+    (out / "kernel.efi").write_bytes(image)
     (out / "initrd").write_bytes(tree.to_cpio())
     make_disk(out / "disk.qcow2", mke2fs, qemu_img)
     digests = {name: _digest(out / name) for name in FILES}
