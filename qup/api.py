@@ -32,6 +32,7 @@ from qup.downloads import (
     Downloaded,
     OfflineError,
     Report,
+    check_url,
     download,
     fetch_json,
     fetch_text,
@@ -51,7 +52,7 @@ from qup.errors import (
     ProvisionError,
     QupError,
 )
-from qup.images import inspect_image
+from qup.images import inspect_image, inspect_iso
 from qup.interfaces import (
     Interface,
     TapFacts,
@@ -96,6 +97,7 @@ __all__ = [
     "BoxFile",
     "BoxSource",
     "BoxSpec",
+    "ChangingSource",
     "Check",
     "Command",
     "ConfigError",
@@ -137,6 +139,7 @@ __all__ = [
     "Tap",
     "TapFacts",
     "Verdict",
+    "check_url",
     "download",
     "fetch_json",
     "fetch_text",
@@ -147,6 +150,7 @@ __all__ = [
     "has_changed",
     "hookimpl",
     "inspect_image",
+    "inspect_iso",
     "is_offline",
     "is_own_address",
     "may_administrate",

@@ -54,7 +54,9 @@ def qup_box_sources() -> Iterable[BoxSource]:  # type: ignore[empty-body]
     """Register where boxes come from.
 
     Called when a box is looked up. Built in: ``tiny`` and ``debian`` (made from the host's own
-    packages) and ``image`` (a disk image's path).
+    packages), ``image`` (a disk image's path), ``iso`` (an ISO's path or address, or a releases
+    API), ``boot2docker`` and ``rancheros``. A source with a method ``newer`` is a
+    :class:`ChangingSource`.
     """
 
 

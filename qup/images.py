@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qup.errors import BoxError, StateError
+from qup.model.text import clean_line
 from qup.model.units import TIB, format_size
 
 MAX_VIRTUAL_SIZE = 64 * TIB
@@ -31,6 +32,9 @@ _ZLIB, _ZSTD = 0, 1
 
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = (1 << bit for bit in range(5))
 _KNOWN = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
+
+_PVD = 16 * 2048
+"""Where an ISO's primary volume descriptor is."""
 
 _SIGNATURES = (
     (0, QCOW2_MAGIC, "a qcow2 image"),
@@ -162,6 +166,34 @@ def inspect_image(path: Path) -> str:
     found = "qcow2" if start.startswith(QCOW2_MAGIC) else "raw"
     inspect_header(path, found)
     return found
+
+
+def inspect_iso(path: Path) -> str:
+    """Accept or refuse an ISO that somebody else made, by its primary volume descriptor
+    (ECMA-119, 8.4).
+
+    Returns:
+        Its volume label.
+
+    Raises:
+        BoxError: it is something else, or has been cut off.
+    """
+    start, length = _read_start(path)
+    found = identify(start)
+    if length == 0:
+        raise BoxError(f"{path} is empty, not an ISO", hint="fetch it again")
+    if start[_PVD + 1 : _PVD + 6] != b"CD001" or len(start) < _PVD + 130:
+        raise BoxError(
+            f"{path} is {found or 'something else'}, not an ISO", hint="check 'box' in the Qupfile"
+        )
+    blocks, block = struct.unpack_from("<I", start, _PVD + 80)[0], start[_PVD + 128 : _PVD + 130]
+    claimed = blocks * int.from_bytes(block, "little")
+    if claimed > length:
+        raise BoxError(
+            f"{path} was cut off: it has {format_size(length)} of {format_size(claimed)}",
+            hint="fetch it again",
+        )
+    return clean_line(start[_PVD + 40 : _PVD + 72].decode("ascii", errors="replace")).strip()
 
 
 def check_overlay(path: Path, base: Path | None) -> None:

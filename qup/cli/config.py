@@ -56,11 +56,11 @@ def plan(
 
     Examples: `qup plan`, `qup plan --explain`, `qup plan web --qemu`, `QUP_MEMORY=4G qup plan`
     """
-    from qup.cli.up import _roster
+    from qup.cli.up import roster_of
 
     context = globals_of(ctx).context()
     config = load_config(context, overrides)
-    chosen = _roster(config).choose(names or [])
+    chosen = roster_of(config).choose(names or [])
     if explain:
         _explain(config, chosen, as_json=as_json)
         return

@@ -62,6 +62,7 @@ COMMANDS = {
     "kill": Entry("stop", "kill"),
     "reload": Entry("up", "reload"),
     "restart": Entry("up", "reload", hidden=True),
+    "upgrade": Entry("upgrade", "upgrade"),
     "destroy": Entry("stop", "destroy"),
     "rm": Entry("stop", "destroy", hidden=True),
     "status": Entry("look", "status"),

@@ -52,8 +52,8 @@ def up(
     options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        config = _checked_config(context, overrides)
-        roster = _roster(config)
+        config = checked_config(context, overrides)
+        roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
         for_each(
             context,
@@ -92,8 +92,8 @@ def reload(
     options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
-        config = _checked_config(context, overrides)  # before anything is stopped
-        roster = _roster(config)
+        config = checked_config(context, overrides)  # before anything is stopped
+        roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
 
         def act(name: str) -> None:
@@ -104,13 +104,14 @@ def reload(
         for_each(context, chosen, act, jobs=jobs, after=roster.after)
 
 
-def _checked_config(context: Context, overrides: Overrides) -> Config:
+def checked_config(context: Context, overrides: Overrides) -> Config:
+    """The Qupfile's configuration, which is trusted if it has to be."""
     config = load_config(context, overrides)
     require_trust(context.project, config)
     return config
 
 
-def _roster(config: Config) -> Roster:
+def roster_of(config: Config) -> Roster:
     """The machines of a Qupfile that has been read as a whole."""
     return Roster(
         tuple(

@@ -8,7 +8,9 @@ pipe open for ever.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import os
 import shlex
 import socket
@@ -42,8 +44,10 @@ class Endpoint:
         return f"qup-{self.machine_id}"
 
 
-def render_config(endpoint: Endpoint, runtime: RuntimeFolder) -> str:
+def render_config(endpoint: Endpoint, runtime: RuntimeFolder, *, learned: bool = False) -> str:
     """The ``ssh_config(5)`` block of a machine.
+
+    A host key that qup has made is of one kind; a guest's own may be of any (``learned``).
 
     Files are named through the runtime folder, whose path holds nothing that needs quoting.
     """
@@ -69,6 +73,8 @@ def render_config(endpoint: Endpoint, runtime: RuntimeFolder) -> str:
         "ServerAliveCountMax": 4,
         "LogLevel": "ERROR",
     }
+    if learned:
+        del options["HostKeyAlgorithms"]
     lines = [f"  {key} {_quote(value)}" for key, value in options.items()]
     return "\n".join([f"Host {endpoint.machine}", *lines]) + "\n"
 
@@ -81,13 +87,38 @@ def _quote(value: object) -> str:
 
 
 def write_config(
-    endpoint: Endpoint, folder: SshFolder, runtime: RuntimeFolder, host_key: str
+    endpoint: Endpoint, folder: SshFolder, runtime: RuntimeFolder, host_key: str | None
 ) -> None:
-    """Write the machine's ssh configuration and pin its host key."""
-    key = " ".join(host_key.split()[:2])
-    write_atomic(folder.known_hosts, f"{endpoint.host_alias} {key}\n", durable=False)
+    """Write the machine's ssh configuration and pin its host key.
+
+    Args:
+        endpoint: where its sshd is.
+        folder: where the files go.
+        runtime: where ssh finds them.
+        host_key: the key that qup has made; None for a guest that makes its own, whose key is
+            the one that was learned at its first boot.
+    """
+    keys = [" ".join(host_key.split()[:2])] if host_key else read_learned_keys(folder)
+    lines = [f"{endpoint.host_alias} {key}\n" for key in keys]
+    write_atomic(folder.known_hosts, "".join(lines), durable=host_key is None)
     link_files(folder, runtime)
-    write_atomic(folder.config, render_config(endpoint, runtime), durable=False)
+    text = render_config(endpoint, runtime, learned=host_key is None)
+    write_atomic(folder.config, text, durable=False)
+
+
+def read_learned_keys(folder: SshFolder) -> list[str]:
+    """The guest's own host keys, as far as they are known: ``ssh-ed25519 AAAA...``."""
+    try:
+        lines = folder.known_hosts.read_text().splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    return [" ".join(line.split()[1:3]) for line in lines if len(line.split()) >= 3]
+
+
+def fingerprint(key: str) -> str:
+    """A public key's fingerprint as ssh prints it: ``SHA256:...``."""
+    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def link_files(folder: SshFolder, runtime: RuntimeFolder) -> None:
@@ -153,13 +184,20 @@ class SshFailure(GuestError):
 
 
 def open_master(
-    folder: SshFolder, runtime: RuntimeFolder, machine: str, log: Path, *, timeout: float
+    folder: SshFolder,
+    runtime: RuntimeFolder,
+    machine: str,
+    log: Path,
+    *,
+    timeout: float,
+    learn: bool = False,
 ) -> None:
     """Log in, and keep that connection for others to share.
 
     Args:
         log: takes what ssh says.
         timeout: seconds for connecting and logging in.
+        learn: keep the host key of whoever answers, as none is known yet.
 
     Raises:
         SshFailure: no connection; ``final`` after a refused key or a wrong host key.
@@ -169,7 +207,7 @@ def open_master(
     with log.open("wb") as output:
         try:
             done = subprocess.run(
-                _master_command(folder, machine),
+                _master_command(folder, machine, learn=learn),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -190,8 +228,9 @@ def open_master(
         raise _explain(machine, done.returncode, said)
 
 
-def _master_command(folder: SshFolder, machine: str) -> list[str]:
-    return ["ssh", "-F", os.fspath(folder.config), "-M", "-N", "-f", "--", machine]
+def _master_command(folder: SshFolder, machine: str, *, learn: bool = False) -> list[str]:
+    options = ["-o", "StrictHostKeyChecking=accept-new"] if learn else []
+    return ["ssh", "-F", os.fspath(folder.config), *options, "-M", "-N", "-f", "--", machine]
 
 
 def spawn_master(folder: SshFolder, machine: str) -> None:

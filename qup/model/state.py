@@ -34,6 +34,7 @@ class Launch:
         ssh_source: what told ssh_address, for a guest with an address of its own; None for one
             that is reached through a forward.
         taps: interfaces of the host that the machine is connected to.
+        login: the guest has been told qup's key, so that ssh is waited for.
     """
 
     boot_id: str
@@ -45,6 +46,7 @@ class Launch:
     ready: bool = False
     ssh_source: str | None = None
     taps: tuple[TapLink, ...] = ()
+    login: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class State:
         project: the folder it was last started in.
         created: when, in ISO 8601, UTC.
         box: the box's name in the Qupfile.
-        box_digest: the box its disk is an overlay of.
+        box_digest: the box that it boots from; its disk is an overlay of that, unless it is an
+            ISO.
         user: the account that ssh uses.
         launch: the newest start, or None before the first and after a clean stop.
         provisioned: digests of the provisioning steps that succeeded.

@@ -63,6 +63,7 @@ BUILTIN = (
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
     "qup.builtin.box_debian",
+    "qup.builtin.iso.source",
     "qup.builtin.box_image",
     "qup.builtin.seeder_nocloud",
     "qup.builtin.seeder_config_drive",

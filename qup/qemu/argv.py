@@ -67,6 +67,7 @@ class Layout:
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
         second_lease: the state's user network has given its first lease to the template's
             card. The machine's own gets the second, which shall be the same address.
+        seed_share: the folder with the seed, for guests that read it from a share.
     """
 
     program: Path
@@ -80,6 +81,7 @@ class Layout:
     memory: Memory | None = None
     incoming: bool = False
     second_lease: bool = False
+    seed_share: Path = Path("seed")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield from _boot(plan, layout)
     yield from _firmware(plan, layout)
     yield from _disks(plan, layout)
+    if plan.seed_form.share is not None:
+        yield from _seed_share(plan.seed_form.share, layout)
     yield from _network(plan, layout)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
     if plan.box.arch in X86:
@@ -290,6 +294,14 @@ def _disks(plan: Plan, layout: Layout) -> Iterator[Argument]:
         origin = "disk" if role == DISK else further
         yield Argument(("-blockdev", drive.node), origin)
         yield Argument(("-device", option_string(drive.driver, drive.properties)), origin)
+
+
+def _seed_share(tag: str, layout: Layout) -> Iterator[Argument]:
+    folder = {"id": "seed", "path": os.fspath(layout.seed_share)}
+    backend = option_string("local", {**folder, "security_model": "none", "readonly": "on"})
+    device = option_string("virtio-9p-pci", {"fsdev": "seed", "mount_tag": tag})
+    yield Argument(("-fsdev", backend), "qup: seed")
+    yield Argument(("-device", device), "qup: seed")
 
 
 def netdev_name(index: int) -> str:

@@ -44,6 +44,7 @@ def layout_for(
         files=files,
         sockets=sockets or {},
         sandbox=sys.platform == "linux",
+        seed_share=folder.seed_share,
     )
 
 

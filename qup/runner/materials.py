@@ -89,26 +89,66 @@ def require_box(ctx: Context, config: MachineConfig, state: State | None) -> Box
         MachineError: the Qupfile now names another box.
     """
     spec, box = find_box(ctx, config)
-    if state is not None:
-        if state.box != spec.name:
-            raise MachineError(
-                f"machine {config.name} was made from box {state.box}, and the Qupfile now says"
-                f" {spec.name}",
-                hint=f"a disk can't change its box: 'qup destroy {config.name}' first",
-                machine=config.name,
-            )
-        box = ctx.boxes.get(state.box_digest)
-    if box is None:
-        box = fetch_box(ctx, config.name, spec)
-    if state is not None and box.digest != state.box_digest:
+    if state is None:
+        box = fetch_box(ctx, config.name, spec) if box is None else renew_box(ctx, config, box)
+    else:
+        box = _find_own(ctx, config, spec, state)
+    ctx.boxes.check(box)
+    return box
+
+
+def _find_own(ctx: Context, config: MachineConfig, spec: BoxSpec, state: State) -> Box:
+    """The box that a machine was made from."""
+    own = ctx.boxes.get(state.box_digest)
+    if state.box != spec.name:
+        told = f"a disk can't change its box: 'qup destroy {config.name}' first"
+        if spec.iso and own is not None and own.spec.iso:
+            told = f"'qup upgrade {config.name}' boots it from the new one and keeps its disk"
+        raise MachineError(
+            f"machine {config.name} was made from box {state.box}, and the Qupfile now says"
+            f" {spec.name}",
+            hint=told,
+            machine=config.name,
+        )
+    if own is not None:
+        return own
+    found = fetch_box(ctx, config.name, spec)
+    if found.digest != state.box_digest and not found.spec.iso:
         raise BoxError(
             f"machine {config.name}: the box its disk is based on ({state.box_digest[:12]}) is not"
             " in the cache any more, and what can be made now is another one",
             hint=f"put it back at {ctx.boxes.folder(state.box_digest)}, or 'qup destroy"
             f" {config.name}' and 'qup up' for a new machine",
         )
-    ctx.boxes.check(box)
-    return box
+    return found
+
+
+def renew_box(ctx: Context, config: MachineConfig, box: Box) -> Box:
+    """For a new machine: what there is newer than a box in the cache, or the box itself."""
+    source = ctx.plugins.box_sources[box.spec.source]
+    ask = getattr(source, "newer", None)
+    if ask is None:
+        return box
+    try:
+        news = ask(box, ctx.project.root)
+        if news is None:
+            return box
+        ctx.tell(config.name, f"box {box.spec.name}: {news}")
+        return fetch_box(ctx, config.name, box.spec, again=True)
+    except BoxError as exc:
+        ctx.tell(
+            config.name,
+            f"box {box.spec.name} is taken from the cache ({describe_box(box)}), and may not be"
+            f" the newest: {exc.message}",
+            level="warning",
+        )
+        return box
+
+
+def describe_box(box: Box) -> str:
+    """A box in a few words: its version if it has one, its digest, since when it is here."""
+    version = f"{box.spec.version}, " if box.spec.version else ""
+    return f"{version}{box.digest[:12]} of {box.created[:10]}"
 
 
 def prepare(
@@ -146,7 +186,7 @@ def prepare(
         box_digest=box.digest,
         user="",
     )
-    return replace(state, user=plan.seed.user, project=str(ctx.project.root))
+    return replace(state, user=plan.seed.user, project=str(ctx.project.root), box_digest=box.digest)
 
 
 def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:

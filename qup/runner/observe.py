@@ -158,6 +158,8 @@ def _ask(folder: MachineFolder, seen: Observation) -> Observation:
         if is_locked(folder.lock):
             return replace(seen, status=STARTING)
         detail = "ssh has not answered yet; 'qup up' waits for it"
+        if not seen.state.launch.login:
+            detail = "qup has no key in this guest: 'qup console', 'qup view'"
     if state.word == RUNNING:
         detail = _look_at_cables(seen.state.launch, ready=seen.ready) or detail
     return replace(seen, status=state.word, detail=detail, way=state.way)

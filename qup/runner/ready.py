@@ -36,6 +36,14 @@ def wait_until_ready(
         GuestError: the guest didn't become ready.
         MachineError: QEMU died meanwhile.
     """
+    if not plan.seed_form.login:
+        ctx.tell(
+            folder.name,
+            "runs; nobody waits for ssh, as qup does not know how to give this guest a key",
+            hint=f"'qup console {folder.name}' and 'qup view {folder.name}' (with qemu.display)"
+            " show it; 'seeder' in the Qupfile says how it learns a key",
+        )
+        return state
     with ctx.phase(folder.name, "boot", "waiting for ssh") as phase:
         try:
             state = _find_and_log_in(ctx, folder, plan, state, events)
@@ -55,7 +63,7 @@ def wait_until_ready(
     return state
 
 
-def note_place(folder: MachineFolder, state: State, place: Place) -> State:
+def note_place(folder: MachineFolder, state: State, place: Place, plan: Plan) -> State:
     """Write down where ssh is to be found, for qup and for ssh."""
     assert state.launch is not None
     launch = replace(
@@ -65,7 +73,8 @@ def note_place(folder: MachineFolder, state: State, place: Place) -> State:
     keys = SshFolder(folder.ssh)
     _, host_key = ensure_keys(keys, folder.name)
     endpoint = ssh.Endpoint(folder.name, state.id, place.address, place.port, state.user)
-    ssh.write_config(endpoint, keys, RuntimeFolder.of(launch.runtime), host_key.public)
+    pinned = host_key.public if plan.seed_form.host_key else None
+    ssh.write_config(endpoint, keys, RuntimeFolder.of(launch.runtime), pinned)
     write_state(folder, state)
     return state
 
@@ -97,9 +106,9 @@ def _find_and_log_in(
                 on_slow=lambda lines: ctx.emit(ConsoleEvent(folder.name, lines)),
             )
             if isinstance(where, Finder):
-                state = note_place(folder, state, place)
+                state = note_place(folder, state, place, plan)
             try:
-                _log_in(folder, state, max(1.0, deadline - time.monotonic()))
+                _log_in(ctx, folder, state, plan, max(1.0, deadline - time.monotonic()))
             except ssh.SshFailure as exc:
                 if exc.stranger and isinstance(where, Finder):
                     where.refuse(place, "somebody with another host key answers there")
@@ -112,10 +121,18 @@ def _find_and_log_in(
             where.close()
 
 
-def _log_in(folder: MachineFolder, state: State, timeout: float) -> None:
+def _log_in(ctx: Context, folder: MachineFolder, state: State, plan: Plan, timeout: float) -> None:
     assert state.launch is not None
     runtime = RuntimeFolder.of(state.launch.runtime)
-    ssh.open_master(SshFolder(folder.ssh), runtime, folder.name, folder.log("ssh"), timeout=timeout)
+    keys = SshFolder(folder.ssh)
+    learn = not plan.seed_form.host_key and not ssh.read_learned_keys(keys)
+    ssh.open_master(keys, runtime, folder.name, folder.log("ssh"), timeout=timeout, learn=learn)
+    for key in ssh.read_learned_keys(keys) if learn else ():
+        ctx.tell(
+            folder.name,
+            f"made its own host key, {ssh.fingerprint(key)}; seen for the first time, and from"
+            " now on no other is accepted",
+        )
 
 
 def _explain(exc: ssh.SshFailure, place: Place, mac: str, console: Console) -> ssh.SshFailure:

@@ -159,7 +159,8 @@ class _Up:
         changed = done is not None
         plan, box = self._plan_again(state)
         self._check_cables(state)
-        if not seen.ready or self._has_moved(state, runtime):
+        awaited = plan.seed_form.login and not seen.ready
+        if awaited or self._has_moved(state, runtime):
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
@@ -358,10 +359,12 @@ class _Up:
         engine.control.execute("cont")
         engine.control.close()  # it serves one client: now `qup status` may ask
         assert state.launch is not None
-        launch = replace(state.launch, ssh_port=place.port, taps=engine.taps)
+        launch = replace(
+            state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login
+        )
         state = state.with_launch(launch)
         if place.address:
-            state = note_place(self.folder, state, place)
+            state = note_place(self.folder, state, place, plan)
         else:
             SshFolder(self.folder.ssh).config.unlink(missing_ok=True)  # an earlier start's
             write_state(self.folder, state)

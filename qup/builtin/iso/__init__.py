@@ -1,0 +1,1 @@
+"""Boxes that are ISOs: by path, by address, by a releases API, and the families that are known."""

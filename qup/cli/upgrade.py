@@ -1,0 +1,51 @@
+"""``qup upgrade``."""
+
+from __future__ import annotations
+
+import typer
+
+from qup.cli.common import AsJson, Names, Quiet, for_each
+from qup.cli.main import globals_of
+from qup.cli.settings import Overrides, with_settings
+from qup.cli.up import NoProvision, TrustAccelerator, checked_config, roster_of
+
+
+@with_settings
+def upgrade(
+    ctx: typer.Context,
+    names: Names = None,
+    trust_accelerator: TrustAccelerator = False,
+    no_provision: NoProvision = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Boot machines from the newest ISO of their box; their disks stay as they are.
+
+    The newest release for `boot2docker`, `rancheros` and a releases API, the same address again
+    for an address. A machine that runs is started anew; if the new ISO does not come up, it gets
+    the old one back, and the exit code is 10. Without names: all machines that boot from an ISO
+    and exist.
+
+    Examples: `qup upgrade`, `qup upgrade docker`
+    """
+    from qup.runner.up import UpOptions
+    from qup.runner.upgrade import upgrade as run_upgrade
+    from qup.store import read_state
+    from qup.ui import open_interface
+
+    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = checked_config(context, overrides)
+        chosen = roster_of(config).choose(names or [])
+        if not names:
+            states = {name: read_state(context.project.machine(name)) for name in chosen}
+            boxes = {
+                name: context.boxes.get(state.box_digest) for name, state in states.items() if state
+            }
+            chosen = [name for name, box in boxes.items() if box is not None and box.spec.iso]
+            if not chosen:
+                context.tell("", "no machine here boots from an ISO: there is nothing to upgrade")
+        for_each(context, chosen, lambda name: run_upgrade(context, config.machines[name], options))
