@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -183,6 +183,7 @@ def run_qup(
     env: dict[str, str] | None = None,
     input: str = "",
     timeout: float = CLI_TIMEOUT,
+    prefix: Sequence[str] = (),
 ) -> Done:
     """Run the real command line of this tree to its end.
 
@@ -193,12 +194,13 @@ def run_qup(
         input: text for its standard input.
         timeout: seconds after which it and what it started in its session are killed, and
             the test fails. A machine that holds on to its output looks like this, too.
+        prefix: words before the command: what runs it as another user, or elsewhere.
     """
     words = tuple(os.fspath(word) for word in argv)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     begin = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-m", "qup", *words],
+        [*prefix, sys.executable, "-m", "qup", *words],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": path, **(env or {})},
         stdin=subprocess.PIPE,

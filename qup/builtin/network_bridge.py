@@ -27,13 +27,16 @@ from qup.api import (
 )
 from qup.builtin.network_tap import find_bridge_problems
 from qup.builtin.taps import (
+    GATEWAY_SCHEMA,
     GUEST_SCHEMA,
     INTERFACE_SCHEMA,
+    check_gateway,
     check_guest_address,
     check_interface,
     find_common_problems,
     find_device_problems,
     make_command,
+    plan_tap,
     user_name,
 )
 
@@ -68,13 +71,8 @@ class BridgeNetwork:
         return found
 
     def plan(self, options: Any, nic: NicRequest) -> NicPlan:
-        return NicPlan(
-            {"type": "tap"},
-            ssh_address=options.address,
-            guest_address=options.address,
-            tap=Tap(name_tap(nic.mac), bridge=options.bridge, helper=True),
-            discover=options.address is None,
-        )
+        tap = Tap(name_tap(nic.mac), bridge=options.bridge, helper=True)
+        return plan_tap(tap, options, nic)
 
 
 @hookimpl
@@ -92,6 +90,11 @@ def _options() -> type[Settings]:
     from qup.api import Settings
 
     name = Annotated[str, AfterValidator(check_interface), WithJsonSchema(INTERFACE_SCHEMA)]
+    gate = Annotated[
+        str,
+        AfterValidator(lambda text, info: check_gateway(text, info.data)),
+        WithJsonSchema(GATEWAY_SCHEMA),
+    ]
     guest = Annotated[str, AfterValidator(check_guest_address), WithJsonSchema(GUEST_SCHEMA)]
 
     class BridgeOptions(Settings):
@@ -100,7 +103,12 @@ def _options() -> type[Settings]:
         bridge: name = Field(default="br0", description="The bridge; it has to be there.")
         address: guest | None = Field(
             default=None,
-            description="The guest's address, where ssh goes. Default: it is looked for.",
+            description="The guest's address, where ssh goes; with its prefix length"
+            " (192.168.7.2/24) the guest is told to take it. Default: it is looked for.",
+        )
+        gateway: gate | None = Field(
+            default=None,
+            description="The gateway of a guest that is told its address.",
         )
 
     return BridgeOptions

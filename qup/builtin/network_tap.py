@@ -29,15 +29,18 @@ from qup.api import (
     read_interface,
 )
 from qup.builtin.taps import (
+    GATEWAY_SCHEMA,
     GUEST_SCHEMA,
     HOST_SCHEMA,
     INTERFACE_SCHEMA,
+    check_gateway,
     check_guest_address,
     check_host_address,
     check_interface,
     find_common_problems,
     find_device_problems,
     make_command,
+    plan_tap,
     user_name,
 )
 
@@ -68,14 +71,8 @@ class TapNetwork:
         return found
 
     def plan(self, options: Any, nic: NicRequest) -> NicPlan:
-        del nic
-        return NicPlan(
-            {"type": "tap"},
-            ssh_address=options.address,
-            guest_address=options.address,
-            tap=Tap(options.interface, options.bridge, options.host_address),
-            discover=options.address is None,
-        )
+        tap = Tap(options.interface, options.bridge, options.host_address)
+        return plan_tap(tap, options, nic)
 
 
 @hookimpl
@@ -94,6 +91,11 @@ def _options() -> type[Settings]:
 
     name = Annotated[str, AfterValidator(check_interface), WithJsonSchema(INTERFACE_SCHEMA)]
     guest = Annotated[str, AfterValidator(check_guest_address), WithJsonSchema(GUEST_SCHEMA)]
+    gate = Annotated[
+        str,
+        AfterValidator(lambda text, info: check_gateway(text, info.data)),
+        WithJsonSchema(GATEWAY_SCHEMA),
+    ]
     own = Annotated[str, AfterValidator(check_host_address), WithJsonSchema(HOST_SCHEMA)]
 
     class TapOptions(Settings):
@@ -105,7 +107,12 @@ def _options() -> type[Settings]:
         )
         address: guest | None = Field(
             default=None,
-            description="The guest's address, where ssh goes. Default: it is looked for.",
+            description="The guest's address, where ssh goes; with its prefix length"
+            " (192.168.7.2/24) the guest is told to take it. Default: it is looked for.",
+        )
+        gateway: gate | None = Field(
+            default=None,
+            description="The gateway of a guest that is told its address.",
         )
         host_address: own | None = Field(
             default=None,

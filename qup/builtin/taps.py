@@ -6,10 +6,11 @@ import getpass
 import ipaddress
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from qup.api import Host, Problem, is_own_address
+from qup.api import AddressPlan, Host, NicPlan, NicRequest, Problem, Tap, is_own_address
 
 TUN = Path("/dev/net/tun")
 
@@ -34,22 +35,40 @@ def check_interface(text: str) -> str:
 
 
 def check_guest_address(text: str) -> str:
-    """Take an IPv4 address that a guest can have.
+    """Take an IPv4 address that a guest can have, alone or with its prefix length.
 
     Raises:
         ValueError: it is none.
     """
+    if "/" in text:
+        return check_host_address(text)
     try:
         ip = ipaddress.IPv4Address(text)
     except ValueError:
         raise ValueError(f"{text[:60]!r} is not an IPv4 address, such as 192.168.7.2") from None
     if ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
-        raise ValueError(f"{text} is no address that a guest can have")
+        raise ValueError(f"{text} is no address that a computer can have")
     return str(ip)
 
 
+def check_gateway(text: str, values: Mapping[str, Any]) -> str:
+    """Take the address of a gateway, for a guest that is told its own address.
+
+    Raises:
+        ValueError: it is none, or the guest isn't told.
+    """
+    if "/" in text:
+        raise ValueError(f"{text[:60]!r} is not an IPv4 address, such as 192.168.7.1")
+    if "/" not in str(values.get("address") or ""):
+        raise ValueError(
+            "a guest that gets its address by DHCP gets its gateway, too; to tell it both, write"
+            ' its address with the prefix length: address = "192.168.7.2/24"'
+        )
+    return check_guest_address(text)
+
+
 def check_host_address(text: str) -> str:
-    """Take an IPv4 address with its prefix length.
+    """Take an IPv4 address of a computer with its prefix length.
 
     Raises:
         ValueError: it is none.
@@ -76,9 +95,35 @@ INTERFACE_SCHEMA = {
     "type": "string",
     "pattern": "^(?!(?:all|default)$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}$",
 }
-GUEST_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}$"}
+GUEST_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}(/[0-9]{{1,2}})?$"}
+GATEWAY_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}$"}
 HOST_SCHEMA = {"type": "string", "pattern": f"^{_OCTETS}/[0-9]{{1,2}}$"}
 """The words of the options, for JSON Schema; what is wrong with a word is said by its check."""
+
+
+def plan_tap(tap: Tap, options: Any, nic: NicRequest) -> NicPlan:
+    """The plan of a NIC with a tap. An address with its prefix length is told to the guest;
+    one without is the business of whoever gives it to the guest, such as a DHCP server.
+    """
+    ssh_address = options.address.partition("/")[0] if options.address else None
+    address = AddressPlan()
+    if "/" in (options.address or ""):
+        own = [item for item in nic.resolvers if ":" not in item and not item.startswith("127.")]
+        nameservers = tuple(own) if options.gateway else ()
+        address = AddressPlan(
+            dhcp=False,
+            addresses=(options.address,),
+            gateway=options.gateway,
+            nameservers=nameservers,
+        )
+    return NicPlan(
+        {"type": "tap"},
+        ssh_address=ssh_address,
+        guest_address=ssh_address,
+        tap=tap,
+        discover=ssh_address is None,
+        address=address,
+    )
 
 
 def find_common_problems(host: Host, address: str | None) -> Iterator[Problem]:
@@ -88,7 +133,7 @@ def find_common_problems(host: Host, address: str | None) -> Iterator[Problem]:
     if host.system != "linux":
         yield Problem("taps are Linux's; here is none", 'use network.mode = "user"')
         return
-    if address is not None and is_own_address(address):
+    if address is not None and is_own_address(address.partition("/")[0]):
         yield Problem(
             f"network.address = {address} is this computer's own: ssh would lead back to it",
             "it is the guest's address that belongs there",

@@ -127,7 +127,8 @@ class Finder:
         books = ", ".join(str(path) for path, _, _ in find_books(self.root)) or "no file"
         return (
             f"no address of the guest was found: no DHCP lease for {self.mac} ({books} of this"
-            " computer's), no answer from a guest agent, and no neighbour with that MAC"
+            " computer's), no answer from a guest agent, and no neighbour with that MAC; if you"
+            " know it, write it as network.address"
         )
 
 

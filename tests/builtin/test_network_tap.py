@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from qup.api import NicRequest, Problem, Tap
+from qup.api import AddressPlan, NicRequest, Problem, Tap
 from qup.builtin import network_bridge, network_tap, taps
 from qup.builtin.network_bridge import BridgeNetwork, find_acl_problems, name_tap, read_acl
 from qup.builtin.network_tap import TapNetwork
@@ -29,6 +30,13 @@ def test_plans() -> None:
     plan = mode.plan(mode.options.model_validate(given), NIC)
     assert plan.tap == Tap("vm.1", "br1", "10.0.0.1/24")
     assert (plan.ssh_address, plan.guest_address, plan.discover) == ("10.0.0.5", "10.0.0.5", False)
+
+    assert plan.address.dhcp
+    given |= {"address": "10.0.0.5/24", "gateway": "10.0.0.1"}
+    nic = replace(NIC, resolvers=("127.0.0.53", "9.9.9.9", "fd00::1"))
+    plan = mode.plan(mode.options.model_validate(given), nic)
+    assert plan.ssh_address == "10.0.0.5"
+    assert plan.address == AddressPlan(False, ("10.0.0.5/24",), "10.0.0.1", ("9.9.9.9",))
 
     bridge = BridgeNetwork()
     plan = bridge.plan(bridge.options(), NIC)
@@ -58,11 +66,15 @@ def test_importing_them_does_not_import_pydantic(module: Any) -> None:
         ({"interface": "tap0\n"}, "not an interface's name"),
         ({"interface": 3}, "string"),
         ({"bridge": "-rf"}, "not an interface's name"),
-        ({"address": "10.0.0.5/24"}, "not an IPv4 address"),
+        ({"address": "10.0.0.255/24"}, "of a whole network"),
+        ({"address": "10.0.0.5/33"}, "with its prefix length"),
+        ({"address": "10.0.0.5", "gateway": "10.0.0.1"}, "by DHCP gets its gateway, too"),
+        ({"gateway": "10.0.0.1"}, "by DHCP gets its gateway, too"),
+        ({"address": "10.0.0.5/24", "gateway": "10.0.0.1/24"}, "not an IPv4 address"),
         ({"address": "10.0.0"}, "not an IPv4 address"),
         ({"address": "fd00::1"}, "not an IPv4 address"),
-        ({"address": "127.0.0.1"}, "no address that a guest can have"),
-        ({"address": "0.0.0.0"}, "no address that a guest can have"),
+        ({"address": "127.0.0.1"}, "no address that a computer can have"),
+        ({"address": "0.0.0.0"}, "no address that a computer can have"),
         ({"host-address": "10.0.0.1"}, "with its prefix length"),
         ({"host-address": "10.0.0.1/33"}, "with its prefix length"),
         ({"host-address": "10.0.0.0/24"}, "of a whole network"),

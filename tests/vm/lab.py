@@ -25,11 +25,16 @@ SMALL = '[machine]\nmemory = "192M"\ndisk = "1G"\n'
 
 @dataclass
 class Lab:
-    """Call it to run qup in its project."""
+    """Call it to run qup in its project.
+
+    Attributes:
+        prefix: words before each command: what runs it as another user, or elsewhere.
+    """
 
     box: Sandbox
     folder: Path
     cache: Path
+    prefix: tuple[str, ...] = ()
 
     @property
     def env(self) -> dict[str, str]:
@@ -37,6 +42,7 @@ class Lab:
 
     def __call__(self, *argv: str | os.PathLike[str], **more: Any) -> Done:
         more.setdefault("cwd", self.folder)
+        more.setdefault("prefix", self.prefix)
         return run_qup(*argv, env={**self.env, **more.pop("env", {})}, **more)
 
     def spawn(self, *argv: str, **more: Any) -> subprocess.Popen[str]:
@@ -46,7 +52,7 @@ class Lab:
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.STDOUT)
         return subprocess.Popen(
-            [sys.executable, "-m", "qup", *argv],
+            [*self.prefix, sys.executable, "-m", "qup", *argv],
             env={**os.environ, **self.env, "PYTHONPATH": str(ROOT)},
             text=True,
             errors="replace",
@@ -125,12 +131,14 @@ def make_box(cache: Path, name: str, box: Sandbox) -> None:
 
 
 @contextmanager
-def open_lab(cache: Path, text: str = SMALL, name: str = "project") -> Iterator[Lab]:
+def open_lab(
+    cache: Path, text: str = SMALL, name: str = "project", prefix: tuple[str, ...] = ()
+) -> Iterator[Lab]:
     """A lab that ends with all its machines; what is left running fails the test."""
     box = Sandbox(Path(tempfile.mkdtemp(prefix="ql-", dir="/tmp")))
     for folder in (box.home, box.runtime, box.root / "tmp"):
         folder.mkdir(mode=0o700)
-    lab = Lab(box, box.root / name, cache)
+    lab = Lab(box, box.root / name, cache, prefix)
     lab.folder.mkdir()
     lab.write(text)
     try:
