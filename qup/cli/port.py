@@ -15,7 +15,7 @@ from qup.errors import MachineError, UsageError
 from qup.model.network import Forward, parse_forward
 from qup.paths import RuntimeFolder
 from qup.qemu.qmp import Qmp
-from qup.runner.forwards import add_forward, list_forwards, remove_forward
+from qup.runner.forwards import add_forward, list_forwards, read_ranges, remove_forward
 from qup.runner.observe import require_alive
 from qup.runner.roster import read_roster
 
@@ -88,7 +88,8 @@ def add(
     """
     wanted = _parse(forward)
     with _monitor(ctx, machine) as (name, monitor, _):
-        opened = add_forward(monitor, wanted).forward
+        ranges = read_ranges(globals_of(ctx).context().project.machine(name))
+        opened = add_forward(monitor, wanted, ranges=ranges).forward
     if as_json:
         print_json({"machine": name, "forward": asdict(opened)})
     else:

@@ -12,8 +12,9 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from qup.errors import MachineError
@@ -23,6 +24,7 @@ from qup.model.plan import Plan
 from qup.paths import MachineFolder
 
 SSH_FORWARD = Forward("tcp", LOOPBACK, 0, SSH_PORT)
+NO_RANGES: Mapping[int, PortRange] = MappingProxyType({})
 PASSES = 2
 """How often a range is gone through: a port may get free behind our back."""
 
@@ -80,7 +82,11 @@ def _look(monitor: Monitor) -> dict[int, list[Forward]]:
 
 
 def add_forward(
-    monitor: Monitor, forward: Forward, *, nic: int | None = None, ports: PortRange | None = None
+    monitor: Monitor,
+    forward: Forward,
+    *,
+    nic: int | None = None,
+    ranges: Mapping[int, PortRange] = NO_RANGES,
 ) -> OpenForward:
     """Let a port of the host lead to the guest.
 
@@ -88,7 +94,8 @@ def add_forward(
         monitor: QEMU's.
         forward: which.
         nic: the NIC that it leads to; the first that can have forwards if None.
-        ports: where to take a port from that is left to be picked; QEMU picks any if None.
+        ranges: by NIC, where to take a port from that is left to be picked; QEMU picks any for
+            a NIC that isn't there.
 
     Returns:
         The forward with the port that was picked, if that was left open.
@@ -104,8 +111,8 @@ def add_forward(
             hint="forwards are for QEMU's user network; 'qup ip' says how the guest is reached",
         )
     before = [item for found in seen.values() for item in found]
-    if forward.host == 0 and ports is not None:
-        return OpenForward(chosen, _take_from_range(monitor, forward, chosen, ports))
+    if forward.host == 0 and chosen in ranges:
+        return OpenForward(chosen, _take_from_range(monitor, forward, chosen, ranges[chosen]))
     if any(_listen_at_one_place(item, forward) for item in before):
         raise MachineError(
             f"forward {forward}: this machine has port {forward.host}/{forward.protocol} open"
@@ -175,6 +182,23 @@ def remove_forward(monitor: Monitor, item: OpenForward) -> None:
         raise MachineError(f"forward {item.forward}: {said or 'not removed'}")
 
 
+def ranges_of(plan: Plan) -> dict[int, PortRange]:
+    """The ranges of a plan's NICs, by NIC."""
+    return {
+        index: nic.plan.ports for index, nic in enumerate(plan.nics) if nic.plan.ports is not None
+    }
+
+
+def read_ranges(folder: MachineFolder) -> dict[int, PortRange]:
+    """Those of the plan that a machine was started with."""
+    try:
+        plan: Any = json.loads(folder.plan.read_bytes())
+        found = {index: nic["plan"]["ports"] for index, nic in enumerate(plan["nics"])}
+        return {index: PortRange(**ports) for index, ports in found.items() if ports}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+
+
 # --- those of the Qupfile -------------------------------------------------------------------
 
 
@@ -242,7 +266,7 @@ def apply_forwards(
         mine = known.get((nic, forward)) or _adopt(nic, forward, present)
         if mine is None:
             try:
-                held = add_forward(monitor, forward, nic=nic, ports=plan.nics[nic].plan.ports)
+                held = add_forward(monitor, forward, nic=nic, ranges=ranges_of(plan))
             except MachineError as exc:
                 result.failures.append(exc)
                 continue

@@ -41,6 +41,7 @@ from qup.runner.forwards import (
     Applied,
     add_forward,
     apply_forwards,
+    ranges_of,
     read_kept,
     write_kept,
 )
@@ -352,7 +353,9 @@ class _Up:
         nic = plan.nics[plan.ssh_nic].plan
         place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
         if not nic.ssh_address and not nic.discover:
-            opened = add_forward(engine.control, SSH_FORWARD, nic=plan.ssh_nic, ports=nic.ports)
+            opened = add_forward(
+                engine.control, SSH_FORWARD, nic=plan.ssh_nic, ranges=ranges_of(plan)
+            )
             place = Place(opened.forward.address, opened.forward.host)
         applied = apply_forwards(engine.control, plan, (), own=place.port)
         write_kept(self.folder, applied.kept)
