@@ -26,6 +26,7 @@ from qup.process import describe_exit, missing_program, quote
 from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
 from qup.qemu.qmp import MonitorError, Qmp
+from qup.qemu.refusals import explain_refusal
 from qup.qemu.tap import OpenTap, open_tap
 
 GREETING_TIMEOUT = 20.0
@@ -191,7 +192,7 @@ def _greet(
         raise MachineError(
             f"machine {machine}: QEMU did not start",
             details=said.strip(),
-            hint=f"the whole command line: 'qup plan --qemu {machine}'",
+            hint=explain_refusal(said) or f"the whole command line: 'qup plan --qemu {machine}'",
             machine=machine,
         ) from exc
     except BaseException:

@@ -30,6 +30,7 @@ from qup.model.plan import (
     Disk,
     DisplayPlan,
     ExtraArguments,
+    Firmware,
     Identity,
     Nic,
     Plan,
@@ -94,6 +95,15 @@ ISO = replace(
         TINY.disks[1],
     ),
 )
+UEFI = replace(
+    TINY,
+    firmware=Firmware("UEFI firmware", "raw"),
+    disks=(
+        *TINY.disks,
+        Disk("disk-data", "data", "qcow2", 64 * MIB, cache="directsync", io="io_uring"),
+        Disk("disk-mine", "mine", "raw", read_only=True, cache="writethrough", image="mine.img"),
+    ),
+)
 IDE = replace(ISO, disks=tuple(replace(disk, bus="ide") for disk in ISO.disks))
 VNC = replace(TINY, display=DisplayPlan("vnc", "vnc,share=ignore", private=True))
 ARM_WINDOW = replace(ARM, display=DisplayPlan("gtk", "gtk,full-screen=on"))
@@ -107,6 +117,10 @@ PATHS = Layout(
         "disk": Path("/p/.qup/machines/web/disk.qcow2"),
         "seed": Path("/p/.qup/machines/web/seed.iso"),
         "iso": Path("/cache/boxes/abc/boot.iso"),
+        "disk-data": Path("/p/.qup/machines/web/disks/data.qcow2"),
+        "disk-mine": Path("/p/mine.img"),
+        "firmware": Path("/usr/share/firmware/code.fd"),
+        "vars": Path("/p/.qup/machines/web/vars.qcow2"),
     },
     sockets={
         "control": Path("/run/q/qmp"),
@@ -147,6 +161,7 @@ AWKWARD = Layout(
         ("awkward", TINY, AWKWARD),
         ("iso", ISO, PATHS),
         ("sata", IDE, PATHS),
+        ("uefi", UEFI, PATHS),
         ("template", TEMPLATE, replace(PATHS, memory=Memory("/t/ram", share=True))),
         ("restored", TEMPLATE, RESTORED),
         ("ide", replace(IDE, machine_type="pc-i440fx-7.2"), PATHS),
