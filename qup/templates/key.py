@@ -27,7 +27,7 @@ NOT_SEEN = ("identity", "program", "boot_timeout", "provision", "template", "sch
 """Fields of a plan that the guest doesn't see, or not before it is itself."""
 CHANGED_LATER = ("instance_id", "hostname")
 """Fields of the seed that a restored guest is told anew."""
-HOST_SIDE = ("forwards", "actions", "ssh_address")
+HOST_SIDE = ("forwards", "ports", "actions", "ssh_address")
 """Fields of a NIC's plan that are the host's business."""
 
 
@@ -51,6 +51,7 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
     if plan.seed.user_data:
         # What it does at the first boot may depend on the guest's name.
         data["seed"]["hostname"] = plan.seed.hostname
+    data["seed"]["nics"] = [_without(nic, ("mac",)) for nic in data["seed"]["nics"]]
     data["nics"] = [_describe_nic(nic) for nic in data["nics"]]
     return {
         "recipe": RECIPE,

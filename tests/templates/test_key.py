@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from qup.model.box import BoxSpec
-from qup.model.network import Forward, NicPlan
+from qup.model.network import AddressPlan, Forward, NicPlan, PortRange
 from qup.model.plan import (
     AcceleratorPlan,
     Disk,
     ExtraArguments,
     Identity,
     Nic,
+    NicSeed,
     Plan,
     SeedPlan,
 )
@@ -36,7 +37,7 @@ PLAN = Plan(
         Disk("seed", "qup-seed", "raw", read_only=True),
     ),
     nics=(Nic("user", "52:54:00:aa:bb:cc", NicPlan(NETDEV, guest_address="10.0.2.15")),),
-    seed=SeedPlan("i-1", "web", "qup"),
+    seed=SeedPlan("i-1", "web", "qup", nics=(NicSeed("52:54:00:aa:bb:cc", AddressPlan()),)),
     boot_timeout=300.0,
 )
 QEMU = Emulator("7.2.0 /usr/bin/qemu|1|2")
@@ -57,7 +58,12 @@ def with_nic(**changes: Any) -> Plan:
         replace(PLAN, identity=Identity("ba9876543210", "22222222-2222-4333-8444-5", "db")),
         replace(PLAN, seed=replace(PLAN.seed, hostname="db", instance_id="i-2")),
         replace(PLAN, nics=(replace(PLAN.nics[0], mac="52:54:00:00:00:01"),)),
+        replace(
+            PLAN,
+            seed=replace(PLAN.seed, nics=(NicSeed("52:54:00:00:00:01", AddressPlan()),)),
+        ),
         replace(PLAN, boot_timeout=1.0),
+        with_nic(ports=PortRange(40000, 40009)),
         with_nic(forwards=(Forward("tcp", "127.0.0.1", 8080, 80),)),
         with_nic(netdev={**NETDEV, "hostname": "db"}),
     ],
