@@ -4,6 +4,10 @@ QEMU's user network accepts a connection before anybody in the guest listens, lo
 packets, and retries ever more slowly. So new connections are tried in short order while a few
 older ones stay open, and the first to carry sshd's banner (RFC 4253, 4.2) wins. An sshd under
 load needs longer for its banner than it takes to connect again: none is given up early.
+
+Each connection that reaches OpenSSH costs the guest a process that loads its keys, up to half a
+second in emulation. So the pauses grow with the time that the guest has taken so far: one that
+needs a minute is found a second late, and is not kept from ever answering.
 """
 
 from __future__ import annotations
@@ -14,14 +18,17 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-SPACING, LATER_SPACING = 0.1, 0.3
-"""Seconds to the next connection while the last one is neither answered nor refused. A guest
-that takes long is slow, and should not be kept busy with connections."""
-LATER = 8.0
-"""Seconds after which a guest takes long."""
+SPACING = (0.1, 2.0)
+"""Seconds to the next connection while the last one is neither answered nor refused: the least,
+and the most."""
+SHARE = 1 / 30
+"""How the time that a guest has taken so far becomes seconds to the next connection."""
 PATIENCE = (0.2, 0.2, 5.0, 30.0)
-"""Connections at a time, by the seconds that each is kept: short ones find a guest that begins
-to listen, long ones an sshd that is slow with its banner. dropbear refuses the sixth."""
+"""Connections at a time, by the seconds that each is kept at the least: short ones find a guest
+that begins to listen, long ones an sshd that is slow with its banner. dropbear refuses the
+sixth."""
+KEPT = 2.0
+"""Connections are kept at least so many times as long as it takes to the next one."""
 BANNER = b"SSH-"
 
 
@@ -61,8 +68,13 @@ class Prober:
             probe.close()
             return
         self.selector.register(probe, selectors.EVENT_READ, (self, slot))
-        self._open[slot] = (probe, now + PATIENCE[slot])
-        self._not_before = now + (SPACING if now - self._began < LATER else LATER_SPACING)
+        spacing = self._spacing(now)
+        self._open[slot] = (probe, now + max(PATIENCE[slot], KEPT * spacing))
+        self._not_before = now + spacing
+
+    def _spacing(self, now: float) -> float:
+        least, most = SPACING
+        return min(most, max(least, (now - self._began) * SHARE))
 
     def read(self, slot: int) -> bool:
         """Whether a connection brought the banner; a dead one is dropped."""
@@ -77,7 +89,9 @@ class Prober:
             return True
         self.accepted = self.accepted or bool(data)
         self._drop(slot)
-        self._not_before = 0.0  # it was refused: there is somebody who may soon say yes
+        # It was refused: there is somebody who may soon say yes, or who has too many of us.
+        now = time.monotonic()
+        self._not_before = now + self._spacing(now) - SPACING[0]
         return False
 
     def _drop(self, slot: int) -> None:
