@@ -28,6 +28,7 @@ from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
 
 AUTO = "auto"
+FIRST_BOOT = "the guest reads it at its first boot only"
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def describe_obstacles(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
         if before.get(key) != value and (reason := _find_obstacle(key, old, new))
     ]
     if old["seed"].get("user_data") != new["seed"].get("user_data"):
-        found.append("user-data (the guest reads it at its first boot only)")
+        found.append(f"user-data ({FIRST_BOOT})")
     return found
 
 
@@ -199,6 +200,8 @@ def _find_obstacle(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
     """Why a restart can't apply what has changed about a key; empty if it can."""
     if key == "box":
         return "a disk can't change its box"
+    if key == "seeder":
+        return FIRST_BOOT
     if key == "disk" and _main_disk(new)["size"] < _main_disk(old)["size"]:
         return "a disk can't shrink"
     return ""
@@ -263,6 +266,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "memory": f"{plan['memory_mib']}M",
             **_disks_in_words(plan),
             "hostname": plan["seed"]["hostname"],
+            "seeder": plan["seed"].get("seeder", ""),
             "ssh.user": plan["seed"]["user"],
             "network.mode": nic["mode"],
             "network.interface": tap.get("interface") or "none",
@@ -271,6 +275,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "network.address": nic["plan"].get("ssh_address") or "none",
             "network": _netdev_in_words(nic),
             "network.forward": ", ".join(str(item) for item in forwards) or "none",
+            "network.ports": _ports_in_words(nic["plan"].get("ports")),
             "networks": "; ".join(f"{one['mode']} {_netdev_in_words(one)}" for one in others)
             or "none",
             "qemu.program": plan["program"],
@@ -283,6 +288,10 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
         }
     except (KeyError, TypeError, ValueError):  # written by another version of qup
         return {}
+
+
+def _ports_in_words(ports: Mapping[str, int] | None) -> str:
+    return f"{ports['first']}-{ports['last']}" if ports else "any"
 
 
 def _netdev_in_words(nic: Mapping[str, Any]) -> str:
