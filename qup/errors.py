@@ -116,11 +116,13 @@ class GuestError(QupError):
 
     Attributes:
         worth_a_look: the guest runs, and its console may tell why.
+        powered_off: the guest ended by itself.
     """
 
     exit_code = 10
     kind = "guest"
     worth_a_look = False
+    powered_off = False
 
 
 class ProvisionError(QupError):

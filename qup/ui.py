@@ -7,8 +7,11 @@ JSON lines on standard output.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 
 JSON_SCHEMA = 1
 """Version of everything that ``--json`` prints; see ``docs/reference/json.md``."""
+
+KEPT = 200
+"""Events that are kept while a console has the terminal; the log has all of them."""
 
 LIVE_TAIL = 6
 """Lines of a slow guest's console that are shown below its phase."""
@@ -48,6 +54,59 @@ class Interface:
 
     def __call__(self, event: events.Event) -> None:
         """Show an event."""
+
+    def pause(self) -> None:
+        """Take what moves off the terminal, until the next event."""
+
+
+class HeldBack(Interface):
+    """Passes events on, but keeps them while the output belongs to a guest's console.
+
+    They are kept where they would end up among the console's bytes: on a terminal, or where
+    standard error is the same file as standard output. The console's tail is never shown, as
+    the console itself is.
+    """
+
+    def __init__(self, inner: Interface) -> None:
+        self._inner = inner
+        self._guard = threading.RLock()
+        self._kept: deque[events.Event] = deque(maxlen=KEPT)
+        self._attached = self._holding = False
+
+    def pause(self) -> None:
+        self._inner.pause()
+
+    def hold(self) -> None:
+        """A console is shown from now on."""
+        with self._guard:
+            self._attached = True
+            self._holding = _is_shared_with_output(sys.stderr)
+
+    def release(self) -> None:
+        """No console is shown any more: show what was kept."""
+        with self._guard:
+            self._attached = self._holding = False
+            while self._kept:
+                self._inner(self._kept.popleft())
+
+    def __call__(self, event: events.Event) -> None:
+        with self._guard:
+            if self._attached and isinstance(event, events.Console | events.Progress):
+                return
+            if self._holding:
+                self._kept.append(event)
+            else:
+                self._inner(event)
+
+
+def _is_shared_with_output(stream: TextIO) -> bool:
+    if stream.isatty():
+        return True
+    try:
+        one, other = os.fstat(stream.fileno()), os.fstat(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return False
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
 
 
 class JsonLines(Interface):
@@ -165,6 +224,9 @@ class Live(Interface):
                     self._print("  ", "", f"hint: {event.hint}", style="dim")
             case events.Output():
                 self._print("  ", event.machine, event.text)
+
+    def pause(self) -> None:
+        self._stop()
 
     def _print(self, mark: str, machine: str, text: str, style: str | None = None) -> None:
         from rich.text import Text

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,13 +12,14 @@ import typer
 from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, require_trust, with_settings
-from qup.errors import QupError
+from qup.errors import QupError, UsageError
 from qup.runner.roster import Member, Roster
 
 if TYPE_CHECKING:
     from qup.model.config import Config
     from qup.runner.context import Context
     from qup.runner.up import UpOptions
+    from qup.ui import Interface
 
 TrustAccelerator = Annotated[
     bool,
@@ -44,6 +48,9 @@ def up(
     already is fine: what has changed in the Qupfile is applied if that is possible while it
     runs, and said if it is not.
 
+    With `--nographic` the console of one machine is in this terminal, from the firmware's first
+    byte until the guest powers off. Ctrl-] leaves it, and the machine runs on.
+
     Examples: `qup up`, `qup up web --memory 2G`, `qup up --set network.forward='["8080:80"]'`
     """
     from qup.runner.up import UpOptions
@@ -55,15 +62,10 @@ def up(
         config = checked_config(context, overrides)
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
-        for_each(
-            context,
-            chosen,
-            lambda name: _start(context, config, name, options),
-            jobs=jobs,
-            after=roster.after,
-        )
+        work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
+        running = work.do(chosen, partial(_start, context, config))
     if not as_json and not quiet:
-        _say_how_to_get_in(config, chosen)
+        _say_how_to_get_in(config, running)
 
 
 @with_settings
@@ -96,12 +98,64 @@ def reload(
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
 
-        def act(name: str) -> None:
+        def act(name: str, options: UpOptions) -> None:
             check_start(context, config.machines[name], options)
             stop.down(context, context.project.machine(name), force=force)
             _start(context, config, name, options)
 
-        for_each(context, chosen, act, jobs=jobs, after=roster.after)
+        work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
+        work.do(chosen, act)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Starting machines: several in the background, or one whose console is in the terminal."""
+
+    context: Context
+    config: Config
+    roster: Roster
+    show: Interface
+    options: UpOptions
+    jobs: int | None
+    as_json: bool
+
+    def do(self, chosen: list[str], act: Callable[[str, UpOptions], None]) -> list[str]:
+        """Start them by ``act``; returns those that run on."""
+        front = [name for name in chosen if self.config.machines[name].settings.qemu.nographic]
+        if front:
+            return self._do_in_front(chosen, act)
+        for_each(
+            self.context,
+            chosen,
+            lambda name: act(name, self.options),
+            jobs=self.jobs,
+            after=self.roster.after,
+        )
+        return chosen
+
+    def _do_in_front(self, chosen: list[str], act: Callable[[str, UpOptions], None]) -> list[str]:
+        from qup.cli.foreground import start_in_front
+        from qup.ui import HeldBack
+
+        if len(chosen) > 1:
+            raise UsageError(
+                f"nographic brings a machine's console into the terminal, and these are"
+                f" {len(chosen)}: {', '.join(chosen)}",
+                hint="name one of them; or --no-nographic starts all of them in the background",
+            )
+        if self.as_json:
+            raise UsageError(
+                "nographic and --json both want standard output",
+                hint="--no-nographic starts the machine in the background",
+            )
+        (name,) = chosen
+        held = HeldBack(self.show)
+        self.context.listener = held
+        folder = self.context.project.machine(name)
+        runs = start_in_front(
+            self.context, folder, self.options, lambda options: act(name, options), held
+        )
+        return [name] if runs else []
 
 
 def checked_config(context: Context, overrides: Overrides) -> Config:

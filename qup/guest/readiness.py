@@ -164,7 +164,9 @@ class _Watch:
                 case "GUEST_PANICKED":
                     raise self.fail("the guest's kernel panicked")
                 case "SHUTDOWN":
-                    raise self.fail(_describe_shutdown(event.data))
+                    error = self.fail(_describe_shutdown(event.data))
+                    error.powered_off = bool(event.data.get("guest"))
+                    raise error
                 case "RESET":
                     self.resets += 1
                     if self.resets >= MAX_RESETS:

@@ -80,6 +80,20 @@ def is_locked(path: Path) -> bool:
     return False
 
 
+def wait_unlocked(path: Path, timeout: float) -> bool:
+    """Wait until nobody holds that lock any more; whether it came so in time.
+
+    A process that ends has neither a command line nor a pidfile for a moment, and holds its
+    locks still.
+    """
+    deadline = time.monotonic() + timeout
+    while is_locked(path):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL)
+    return True
+
+
 def open_alive_lock(path: Path) -> int:
     """Make the file if need be, lock it, and return its descriptor.
 

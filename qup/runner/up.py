@@ -36,6 +36,7 @@ from qup.runner.display import (
     find_display_problems,
 )
 from qup.runner.drives import check_disks
+from qup.runner.foreground import Attach, attach_console
 from qup.runner.forwards import (
     SSH_FORWARD,
     Applied,
@@ -81,10 +82,12 @@ class UpOptions:
     Attributes:
         trust_accelerator: don't prove the accelerator that the configuration names.
         provision: run the provisioning steps that have not succeeded yet.
+        attach: connects to the console; called before the guest prints anything.
     """
 
     trust_accelerator: bool = False
     provision: bool = True
+    attach: Attach | None = None
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
@@ -155,6 +158,8 @@ class _Up:
         runtime = RuntimeFolder.of(state.launch.runtime)
         state = self._follow_move(state, runtime)
         trim_file(self.folder.log("serial"), over=CONSOLE_LIMIT, keep=CONSOLE_KEPT)
+        if self.options.attach:
+            self.options.attach(runtime.console)
         if done := rouse(self.name, runtime, seen.way):
             self.ctx.tell(self.name, done)
         changed = done is not None
@@ -350,6 +355,7 @@ class _Up:
         """Open the forwards, let the guest go, and write down where ssh will find it, if that
         is known.
         """
+        assert state.launch is not None
         nic = plan.nics[plan.ssh_nic].plan
         place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
         if not nic.ssh_address and not nic.discover:
@@ -359,9 +365,11 @@ class _Up:
             place = Place(opened.forward.address, opened.forward.host)
         applied = apply_forwards(engine.control, plan, (), own=place.port)
         write_kept(self.folder, applied.kept)
+        if self.options.attach:
+            console = RuntimeFolder.of(state.launch.runtime).console
+            attach_console(engine.control, console, self.options.attach)
         engine.control.execute("cont")
         engine.control.close()  # it serves one client: now `qup status` may ask
-        assert state.launch is not None
         launch = replace(
             state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login
         )

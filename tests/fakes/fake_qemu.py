@@ -18,6 +18,10 @@ It is a program (see :mod:`tests.fakes.world`), told what to do by JSON in ``FAK
     the run state it reports while it runs.
 ``refuse``
     a text: the answer to every ``hostfwd_add`` of a fixed port.
+``prints``
+    what its guest writes to the console once it runs.
+``powers_off``
+    seconds after ``cont`` at which the guest powers off by itself.
 ``die_after``
     seconds after ``cont`` at which it dies by SIGKILL.
 
@@ -63,6 +67,8 @@ class Machine:
         self.forwards: dict[tuple[str, int], tuple[socket.socket, int]] = {}
         self.listeners: list[socket.socket] = []
         self.clients: list[socket.socket] = []
+        self.consoles: list[socket.socket] = []
+        self.serial_log = Path("/dev/null")
         self.lock = threading.Lock()
 
     def option(self, name: str) -> str:
@@ -127,10 +133,14 @@ class Machine:
         match request["execute"]:
             case "query-status":
                 return {"status": self.status, "running": self.status == "running"}
+            case "query-chardev":
+                name = "unix:..." if self.consoles else "disconnected:unix:..."
+                return [{"label": "console", "filename": name}]
             case "query-uuid":
                 return {"UUID": self.option("-uuid")}
             case "cont":
                 self.status = SCENARIO.get("status", "running")
+                threading.Thread(target=self.run_guest, daemon=True).start()
                 if "die_after" in SCENARIO:
                     threading.Timer(SCENARIO["die_after"], os.kill, (os.getpid(), 9)).start()
                 return {}
@@ -145,6 +155,30 @@ class Machine:
     def press(self) -> None:
         if SCENARIO.get("powerdown") != "ignore" and self.status == "running":
             self.end()
+
+    def run_guest(self) -> None:
+        text = SCENARIO.get("prints", "").encode()
+        with self.serial_log.open("ab") as log:
+            log.write(text)
+        for console in self.consoles:
+            console.sendall(text)
+        if "powers_off" in SCENARIO:
+            time.sleep(SCENARIO["powers_off"])
+            event = {"event": "SHUTDOWN", "data": {"guest": True, "reason": "guest-shutdown"}}
+            for client in self.clients:
+                with contextlib.suppress(OSError):
+                    client.sendall(json.dumps(event).encode() + b"\r\n")
+            self.end()
+
+    def keep(self, listener: socket.socket) -> None:
+        """Serve the console, one client after another; what they type is dropped."""
+        while True:
+            client, _ = listener.accept()
+            self.consoles.append(client)
+            with contextlib.suppress(OSError):
+                while client.recv(4096):
+                    pass
+            self.consoles.remove(client)
 
     def end(self) -> None:
         self.pidfile.unlink(missing_ok=True)
@@ -219,9 +253,10 @@ def main(words: list[str]) -> None:
     for name, handle in machine.descriptors().items():
         listener = socket.socket(fileno=handle)
         machine.listeners.append(listener)
-        if name != "console":
-            threading.Thread(target=machine.serve, args=(listener,), daemon=True).start()
-    Path(re.search(r"logfile=([^,]+)", " ".join(words))[1]).touch()  # type: ignore[index]
+        serve = machine.keep if name == "console" else machine.serve
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+    machine.serial_log = Path(re.search(r"logfile=([^,]+)", " ".join(words))[1])  # type: ignore[index]
+    machine.serial_log.touch()
     while True:
         time.sleep(3600)
 
