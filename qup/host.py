@@ -148,7 +148,8 @@ class LocalHost:
             HostError: there is none.
         """
         path = self._find(program)
-        arch = path.name.rpartition("qemu-system-")[2]
+        name = path.name
+        arch = name.removeprefix("qemu-system-") if name.startswith("qemu-system-") else "x86_64"
         found = find_firmware(descriptor_folders(path), arch, machine_type)
         if found is not None:
             return found

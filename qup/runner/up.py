@@ -7,12 +7,12 @@ the next one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from qup.boxes.cache import DISK
-from qup.errors import GuestError, HostError, Interrupted, MachineError
+from qup.errors import GuestError, Interrupted, MachineError
 from qup.files import rotate_file, trim_file
 from qup.guest import ssh
 from qup.guest.discovery import GIVEN, Place
@@ -33,7 +33,6 @@ from qup.runner.context import Context
 from qup.runner.display import (
     announce_display,
     display_of,
-    find_display_problems,
 )
 from qup.runner.drives import check_disks
 from qup.runner.foreground import Attach, attach_console
@@ -46,12 +45,12 @@ from qup.runner.forwards import (
     read_kept,
     write_kept,
 )
-from qup.runner.host_drives import find_conflicts, find_problems
 from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
-from qup.runner.materials import check_disk, check_seed, now, prepare, require_box
+from qup.runner.materials import check_disk, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe
 from qup.runner.peers import share_names
+from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
 from qup.runner.ready import note_place, wait_until_ready
@@ -235,7 +234,7 @@ class _Up:
         old = self._recover(seen)
         box = require_box(self.ctx, self.config, old)
         plan = self._plan(old, box.spec, box.digest)
-        self._preflight(plan, find_conflicts(plan, self.folder))
+        check_computer(self.ctx, self.config, self.folder, plan)
         if old is not None:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
@@ -259,7 +258,8 @@ class _Up:
         state = read_state(self.folder)
         box = require_box(self.ctx, self.config, state)
         plan = self._plan(state, box.spec, box.digest)
-        self._preflight(plan, held=display_of(read_plan(self.folder)), own=own)
+        itself = Itself(own, display_of(read_plan(self.folder)))
+        check_computer(self.ctx, self.config, self.folder, plan, itself)
         if state is not None:
             base = self.ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
@@ -280,45 +280,6 @@ class _Up:
             self.ctx.tell(self.name, f"recovering: {seen.detail}")
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
-
-    def _preflight(
-        self,
-        plan: Plan,
-        more: Iterable[tuple[str, str | None]] = (),
-        *,
-        held: str | None = None,
-        own: int | None = None,
-    ) -> None:
-        """Look for everything that can't work here, before anything is touched.
-
-        Args:
-            plan: what is to be started.
-            more: problems that were found already.
-            held: the display of the machine as it runs, which will be free by then.
-            own: the process of the machine's own QEMU, which is in nobody's way.
-
-        Raises:
-            HostError: with all the problems.
-            ConfigError: the guest can't be told what the Qupfile wants it to be told.
-        """
-        check_seed(self.ctx, self.config, plan)
-        problems = list(more)
-        problems += find_problems(plan, self.folder, self.ctx.boxes.folder(plan.box_digest or ""))
-        for use in self.config.nics:
-            mode = self.ctx.plugins.network_modes[use.mode]
-            found = mode.problems(use.options, self.ctx.host)
-            problems += [(it.message, it.hint) for it in found if it.pid is None or it.pid != own]
-        problems += find_display_problems(self.ctx, plan, held=held)
-        total = self.ctx.host.memory_mib
-        if total and plan.memory_mib > total:
-            text = f"memory = {plan.memory_mib} MiB, but this computer has {total} MiB in all"
-            problems.append((text, "lower 'memory' in the Qupfile"))
-        for program, package in (("qemu-img", "qemu-utils"), ("ssh", "openssh-client")):
-            if self.ctx.host.which(program) is None:
-                hint = f"'qup doctor --fix' installs {package}"
-                problems.append((f"the program {program!r} was not found", hint))
-        if problems:
-            raise _combine(self.name, problems)
 
     def _record(self, plan: Plan, state: State, runtime: RuntimeFolder) -> State:
         """Write down what is about to happen, before it does."""
@@ -419,18 +380,6 @@ class _Up:
         except BaseException:
             engine.kill()
             raise
-
-
-def _combine(machine: str, problems: list[tuple[str, str | None]]) -> HostError:
-    if len(problems) == 1:
-        message, hint = problems[0]
-        return HostError(f"machine {machine}: {message}", hint=hint, machine=machine)
-    lines = [f"- {message}" + (f" ({hint})" if hint else "") for message, hint in problems]
-    return HostError(
-        f"machine {machine}: {len(problems)} things stand in the way",
-        details="\n".join(lines),
-        machine=machine,
-    )
 
 
 def _report(machine: str, failures: list[MachineError]) -> None:

@@ -90,6 +90,45 @@ def test_qemu_takes_ide_drives_at_every_place(machine: str, tmp_path: Path) -> N
     assert start(words) == ""
 
 
+def make_boot_sector(text: bytes) -> bytes:
+    """A program in 16-bit code that a BIOS runs: it sends a text to the first serial port."""
+    code = bytes.fromhex(
+        "31c0 8ed8"  # xor ax, ax; mov ds, ax
+        "be 207c"  # mov si, 0x7c20: the text behind the program
+        "ba f803"  # mov dx, 0x3f8
+        "ac"  # next: lodsb
+        "84c0"  # test al, al
+        "7403"  # jz end
+        "ee"  # out dx, al
+        "ebf8"  # jmp next
+        "ba f400 ee"  # end: mov dx, 0xf4; out dx, al: isa-debug-exit
+        "faf4"  # cli; hlt
+    )
+    return (code.ljust(0x20, b"\x90") + text + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize(("bus", "machine"), [("virtio", "q35"), ("ide", "q35"), ("ide", "pc")])
+def test_the_disk_with_the_lowest_number_boots(bus: str, machine: str, tmp_path: Path) -> None:
+    disks = [
+        Disk("other", "s-1", "raw", bus=bus),
+        Disk("second", "s-2", "raw", bus=bus, boot=2),
+        Disk("first", "s-3", "raw", bus=bus, boot=1, cache="writethrough"),
+    ]
+    files = {disk.role: tmp_path / disk.role for disk in disks}
+    for role, path in files.items():
+        path.write_bytes(make_boot_sector(f"booted from {role}\n".encode()).ljust(1 << 20, b"\0"))
+    words = ["qemu-system-x86_64", "-machine", machine, "-accel", "tcg", "-boot", "strict=on"]
+    for drive in describe_drives(disks, machine, files):
+        properties = ",".join(f"{key}={value}" for key, value in drive.properties.items())
+        words += ["-blockdev", drive.node, "-device", f"{drive.driver},{properties}"]
+    words += ["-nodefaults", "-display", "none", "-serial", "stdio"]
+    words += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+    done = subprocess.run(words, capture_output=True, timeout=60, check=False)
+    said = next((line for line in done.stdout.splitlines() if b"booted" in line), b"")
+    assert said == b"booted from first"
+
+
 @pytest.mark.qemu
 def test_qemus_word_for_an_image_in_use_is_understood(tmp_path: Path) -> None:
     create_blank(tmp_path / "image", 1 << 20)

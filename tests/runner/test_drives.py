@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -231,3 +232,62 @@ def test_without_firmware_the_package_is_named(world: World, write: Write) -> No
     assert done.code == 5
     assert "there is no UEFI firmware for x86_64 machines" in done.stderr
     assert "apt install ovmf" in done.stderr
+
+
+def describe_firmware(world: World, folder: Path, *, flash: int) -> None:
+    """Bring firmware as a user may: a descriptor in the user's own configuration."""
+    (folder / "code.fd").write_bytes(bytes(flash))
+    (folder / "vars.fd").write_bytes(b"template".ljust(flash, b"."))
+    files = {
+        role: {"filename": str(folder / name), "format": "raw"}
+        for role, name in (("executable", "code.fd"), ("nvram-template", "vars.fd"))
+    }
+    descriptor = {
+        "description": f"firmware of {flash}",
+        "interface-types": ["uefi"],
+        "mapping": {"device": "flash", **files},
+        "targets": [{"architecture": "x86_64", "machines": ["*"]}],
+        "features": [],
+    }
+    place = folder / "qemu" / "firmware"
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "00-own.json").write_text(json.dumps(descriptor))
+    world.env["XDG_CONFIG_HOME"] = str(folder)
+
+
+def test_variables_are_the_machines_own(world: World, tmp_path: Path, write: Write) -> None:
+    file = world.machine / "vars.qcow2"
+    write('[machine.qemu]\nfirmware = "uefi"\n')
+    describe_firmware(world, tmp_path, flash=64 << 10)
+    assert "firmware of 65536" in world("plan").ok().stdout
+    world("up").ok()
+    assert virtual_size(file, "qcow2") == 64 << 10
+    assert b"template" in file.read_bytes()
+    command = (world.machine / "logs" / "qemu.log").read_text()
+    assert f'"filename": "{tmp_path / "code.fd"}", "read-only": true' in command
+    made = file.stat().st_ino
+    world("reload", "--force").ok()
+    assert file.stat().st_ino == made, "what the guest wrote there stays"
+    describe_firmware(world, tmp_path, flash=128 << 10)
+    said = world("reload", "--force").ok().stderr
+    assert "its variables start anew" in said
+    assert virtual_size(file, "qcow2") == 128 << 10
+    assert virtual_size(file.with_name("vars.qcow2.old"), "qcow2") == 64 << 10
+    world("down", "--force").ok()
+    file.unlink()
+    file.symlink_to(world.folder / "base.qcow2")
+    done = world("up")
+    assert done.code == 6
+    assert "is a link" in done.stderr
+
+
+def test_an_image_that_reaches_out_is_refused_until_it_is_trusted(
+    world: World, tmp_path: Path, write: Write
+) -> None:
+    image = make_image(tmp_path / "outside.qcow2")
+    write(disk(image=f'"{image}"'))
+    done = world("up")
+    assert done.code == 4
+    assert "a file outside of the project" in done.stderr
+    world("trust").ok()
+    world("up").ok()
