@@ -82,8 +82,10 @@ from qup.model.plan import (
     Plan,
     SeedPlan,
 )
+from qup.model.reference import Reference, parse_reference
 from qup.model.seed import KeyPair, Seed, SeedForm
 from qup.process import Result, follow, run
+from qup.unpacking import Made, make_disk
 
 if TYPE_CHECKING:
     from qup.model.config import MachineConfig, Settings
@@ -118,6 +120,7 @@ __all__ = [
     "KeyPair",
     "MachineConfig",
     "MachineError",
+    "Made",
     "NetworkMode",
     "NicPlan",
     "NicRequest",
@@ -130,6 +133,7 @@ __all__ = [
     "ProvisionError",
     "Provisioner",
     "QupError",
+    "Reference",
     "Report",
     "Result",
     "Seed",
@@ -153,9 +157,11 @@ __all__ = [
     "inspect_iso",
     "is_offline",
     "is_own_address",
+    "make_disk",
     "may_administrate",
     "parse_forward",
     "parse_port_range",
+    "parse_reference",
     "read_interface",
     "redact_url",
     "run",

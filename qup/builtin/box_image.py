@@ -1,60 +1,158 @@
-"""The box source ``image``: a disk image in the file system, copied into the cache.
+"""The box sources ``image`` and ``web``: disk images in the file system, and by their addresses.
 
 The guest must boot from the disk by itself and read a NoCloud seed: any distribution's cloud
-image does. What an image is is read from its own header and never left to QEMU's guessing.
+image does. It may be packed, alone or in a tar archive. What an image is is read from its own
+header and never left to QEMU's guessing.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from qup.api import BoxError, BoxSource, BoxSpec, hookimpl, inspect_image, run
+from qup.api import (
+    Box,
+    BoxError,
+    BoxSource,
+    BoxSpec,
+    Reference,
+    Report,
+    check_url,
+    download,
+    has_changed,
+    hookimpl,
+    make_disk,
+    parse_reference,
+    redact_url,
+)
 
-PREFIX = "file://"
+FILE = "file://"
+WEB = ("http://", "https://")
+SUFFIXES = (
+    *(".qcow2", ".img", ".raw", ".vmdk", ".vdi", ".vhd", ".vhdx"),
+    *(".gz", ".xz", ".zst", ".bz2", ".tar", ".tgz", ".txz"),
+)
+"""What a path without a slash ends in."""
 
 
 class Image:
     """Disk images by path."""
 
     name = "image"
-    summary = "the path of a qcow2 or raw disk image"
+    summary = "the path of a disk image, packed or not"
 
     def names(self) -> Sequence[str]:
         return ()
 
     def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:
         """A reference with a slash, or one that ends as images do, is a path."""
-        if "://" in reference and not reference.startswith(PREFIX):
+        if "://" in reference and not reference.startswith(FILE):
             return None
-        text = reference.removeprefix(PREFIX)
-        if "/" not in text and not text.endswith((".qcow2", ".img", ".raw")):
+        text = reference.removeprefix(FILE)
+        if "/" not in text and not text.partition("#")[0].endswith(SUFFIXES):
             return None
-        path = _find(text, project)
+        named = _read(text, project)
+        path = _find(named.url, project)
         info = path.stat()
-        made_of = f"{path}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ino}"
-        key = hashlib.sha256(made_of.encode(errors="surrogateescape")).hexdigest()[:16]
-        return BoxSpec(
-            name=reference, source=self.name, arch=arch, version="", key=key, kernel=False
-        )
+        made_of = f"{path}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ino}{_pins(named)}"
+        return _spec(self.name, reference, arch, made_of)
 
     def fetch(
-        self, spec: BoxSpec, project: Path, into: Path, report: Callable[[str], None]
+        self, spec: BoxSpec, project: Path, into: Path, report: Report
     ) -> Mapping[str, object]:
-        path = _find(spec.name.removeprefix(PREFIX), project)
-        format = inspect_image(path)
+        named = _read(spec.name.removeprefix(FILE), project)
+        path = _find(named.url, project)
+        digest = None
+        if named.digest:
+            report(f"hashing {path}")
+            digest = _check_digest(path, named.digest)
         report(f"copying {path}")
-        target = into / "disk.qcow2"
-        if format == "qcow2":
-            shutil.copyfile(path, target)
-        else:
-            run(
-                ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", path, target],
-                timeout=3600,
-            )
-        return {"path": str(path), "format": format}
+        made = make_disk(path, into / "disk.qcow2", report, format=named.format)
+        return {"path": str(path), "sha256": digest, **asdict(made)}
+
+
+class Web:
+    """Disk images by address."""
+
+    name = "web"
+    summary = "the address of a disk image, packed or not"
+
+    def names(self) -> Sequence[str]:
+        return ()
+
+    def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:  # noqa: ARG002
+        """Whatever is an address; ISOs have a source of their own, which is asked first."""
+        if not reference.lower().startswith(WEB):
+            return None
+        try:
+            named = parse_reference(reference)
+        except ValueError as exc:
+            raise BoxError(f"box {redact_url(reference)}: {exc}") from exc
+        check_url(named.url, vouched=named.digest is not None)
+        return _spec(self.name, reference, arch, f"{named.url}{_pins(named)}")
+
+    def fetch(
+        self,
+        spec: BoxSpec,
+        project: Path,  # noqa: ARG002  the interface's
+        into: Path,
+        report: Report,
+    ) -> Mapping[str, object]:
+        return fetch_image(parse_reference(spec.name), into, report)
+
+    def newer(self, box: Box, project: Path) -> str | None:  # noqa: ARG002  the interface's
+        named = parse_reference(box.spec.name)
+        if named.digest is not None:
+            return None
+        etag, since = (_text(box, key) for key in ("etag", "last_modified"))
+        changed = has_changed(named.url, etag, since)
+        return "the file at that address has changed" if changed else None
+
+
+def fetch_image(named: Reference, into: Path, report: Report) -> dict[str, object]:
+    """Fetch an image and make the box's disk of it; returns what is worth remembering.
+
+    Raises:
+        BoxError: it can't be had, or isn't what it should be.
+        HostError: there is no room for it.
+    """
+    packed = into / "download"
+    found = download(named.url, packed, digest=named.digest, report=report)
+    if found.vouched is None:
+        report(
+            f"nobody says what {redact_url(named.url)} should be: trusting it this once; it has"
+            f" sha256 {found.sha256}"
+        )
+    name = redact_url(named.url).rpartition("/")[2]
+    made = make_disk(packed, into / "disk.qcow2", report, name=name, format=named.format, move=True)
+    packed.unlink(missing_ok=True)
+    return {**asdict(found), "url": redact_url(found.url), **_renamed(asdict(made))}
+
+
+def _renamed(made: Mapping[str, object]) -> dict[str, object]:
+    """The download has a size of its own."""
+    return {"virtual_size" if key == "size" else key: value for key, value in made.items()}
+
+
+def _read(text: str, project: Path) -> Reference:
+    """A path as it is if there is such a file, even with a ``#`` in its name."""
+    if "#" not in text or (project / Path(text).expanduser()).exists():
+        return Reference(text)
+    try:
+        return parse_reference(text)
+    except ValueError as exc:
+        raise BoxError(f"box {text!r}: {exc}") from exc
+
+
+def _pins(named: Reference) -> str:
+    return f"\0{named.digest}\0{named.format}" if named.digest or named.format else ""
+
+
+def _spec(source: str, reference: str, arch: str, made_of: str) -> BoxSpec:
+    key = hashlib.sha256(made_of.encode(errors="surrogateescape")).hexdigest()[:16]
+    return BoxSpec(name=reference, source=source, arch=arch, version="", key=key, kernel=False)
 
 
 def _find(text: str, project: Path) -> Path:
@@ -65,6 +163,28 @@ def _find(text: str, project: Path) -> Path:
     return path
 
 
+def _check_digest(path: Path, wanted: str) -> str:
+    """Hash a file; returns its digest.
+
+    Raises:
+        BoxError: it is another one.
+    """
+    algorithm, _, value = wanted.partition(":")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != value:
+        raise BoxError(
+            f"{path} is not what it should be: its {algorithm} is {found}, wanted is {value}",
+            hint="fetch it again, or correct 'sha256' in the Qupfile",
+        )
+    return found
+
+
+def _text(box: Box, key: str) -> str | None:
+    value = box.details.get(key)
+    return value if isinstance(value, str) else None
+
+
 @hookimpl
 def qup_box_sources() -> Iterable[BoxSource]:
-    return [Image()]
+    return [Image(), Web()]

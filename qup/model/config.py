@@ -23,6 +23,7 @@ from pydantic import (
 from qup.model import units
 from qup.model.display import AUTO, NONE, parse_display
 from qup.model.network import Seat
+from qup.model.reference import FORMATS, reference_of
 from qup.model.settings import summarize
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -116,6 +117,34 @@ DiskName = Annotated[
     str,
     _matching(DISK_NAME, "a disk's name (at most 20 of a-z, 0-9 and hyphens; not qup-...)"),
     _described(DISK_NAME),
+]
+
+
+def _box(value: object) -> object:
+    return reference_of(value) if isinstance(value, dict) else value
+
+
+BoxName = Annotated[
+    str,
+    Field(max_length=4096),
+    BeforeValidator(_box),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {
+                        "url": {"type": "string", "description": "The image's address or path."},
+                        "sha256": {"type": "string", "description": "Its digest."},
+                        "format": {"enum": list(FORMATS), "description": "What it has to be."},
+                    },
+                    "required": ["url"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
 ]
 ImageFormat = Literal["qcow2", "raw"]
 CacheName = Literal["default", "none", "writethrough", "writeback", "directsync", "unsafe"]
@@ -269,9 +298,7 @@ def name_disk(disk: DiskSettings, index: int) -> str:
 class MachineSettings(Settings):
     """``[machine]`` and ``[machines.<name>]``"""
 
-    box: Annotated[str, Field(max_length=4096)] = Field(
-        default="tiny", description=summarize("box")
-    )
+    box: BoxName = Field(default="tiny", description=summarize("box"))
     cpus: int = Field(default=1, ge=1, le=MAX_CPUS, description=summarize("cpus"))
     memory: Memory = Field(
         default=1024 * units.MIB,

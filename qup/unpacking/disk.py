@@ -1,0 +1,111 @@
+"""The disk in a file: found, taken out, checked, and turned into qcow2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup import images
+from qup.errors import BoxError, HostError
+from qup.process import follow
+from qup.unpacking.foreign import check_foreign, find_format
+
+NAMES = {"vpc": "vhd"}
+"""What QEMU calls otherwise than everybody else."""
+
+CONVERT_TIMEOUT = 2 * 3600.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A disk that was made.
+
+    Attributes:
+        format: what the image was: one of :data:`FORMATS`.
+        size: the disk's size in bytes, as a guest sees it.
+        packing: what was around the image: ``xz``, ``gzip, tar`` or nothing.
+    """
+
+    format: str
+    size: int
+    packing: str = ""
+
+
+def make_disk(
+    source: Path, target: Path, say: Say, *, name: str = "", format: str | None = None,
+    move: bool = False,
+) -> Made:  # fmt: skip
+    """Make a qcow2 disk from a file that is or has an image.
+
+    Args:
+        source: the file: an image, packed or not, alone or in a tar archive.
+        target: the disk; it must not exist.
+        say: takes lines about how far it is.
+        name: what messages call the source, if not by its name.
+        format: one of :data:`FORMATS`; what the image has to be.
+        move: the source isn't needed any more.
+
+    Raises:
+        BoxError: there is no image in it, or one that refers to other files, is damaged, or is
+            of another format.
+        HostError: there is no room, or ``qemu-img`` is missing.
+    """
+    from qup.unpacking.packed import take_out  # with the readers of four formats
+
+    shown = name or source.name
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as work:
+        image, packing = take_out(source, shown, Path(work) / "image", say)
+        found = find_format(image)
+        named = NAMES.get(found, found)
+        try:
+            if found in ("qcow2", "raw"):
+                images.inspect_header(image, found)
+            else:
+                check_foreign(image, found, shown)
+        except BoxError as exc:
+            # Who reads it knows the source, not our folder.
+            message = exc.message.replace(str(image), shown)
+            hint = exc.hint.replace(str(image), shown) if exc.hint else None
+            raise BoxError(message, hint=hint) from exc
+        if format is not None and format != named:
+            raise BoxError(f"{shown} is a {named} image, not a {format} one")
+        if found == "qcow2":
+            if move or packing:
+                os.replace(image, target)
+            else:
+                shutil.copyfile(image, target)
+        else:
+            say(f"converting a {named} image")
+            _convert(image, found, target)
+    size = images.inspect_header(target, "qcow2")
+    if size == 0:
+        raise BoxError(f"{shown} is an image of an empty disk")
+    return Made(named, size, packing)
+
+
+def _convert(image: Path, format: str, target: Path) -> None:
+    """Let ``qemu-img`` turn an image into qcow2, with its format named and no name parsed."""
+    node = {"driver": format, "file": {"driver": "file", "filename": os.fspath(image.absolute())}}
+    result = follow(
+        ["qemu-img", "convert", "-O", "qcow2", f"json:{json.dumps(node)}", target],
+        lambda _: None,
+        timeout=CONVERT_TIMEOUT,
+    )
+    if result.code != 0:
+        said = result.stdout.strip().splitlines() or [result.outcome]
+        if "No space left on device" in result.stdout:
+            raise HostError(
+                f"there is no room for the disk in {target.parent}",
+                hint="free some space, or put the cache elsewhere with QUP_CACHE_DIR",
+            )
+        raise BoxError(
+            f"qemu-img can't read the {format} image: {said[-1]}",
+            hint="it is damaged, or of a kind that QEMU does not know: fetch it again",
+        )

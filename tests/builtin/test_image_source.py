@@ -1,0 +1,175 @@
+"""Disk images as boxes: by path and by address, through the command line."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Qup
+from tests.fakes.web import Web, serve
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> bytes:
+    return bytes(510) + b"\x55\xaa" + os.urandom(512) + bytes((1 << 20) - 1024)
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def box(qup: Qup) -> dict[str, Any]:
+    (found,) = json.loads(qup("box", "list", "--json").ok().stdout)["boxes"]
+    return dict(found)
+
+
+def disk_of(qup: Qup, name: str) -> bytes:
+    folder = Path(qup("box", "path", name).ok().stdout.strip())
+    target = folder.parent / "copy.raw"
+    subprocess.run(
+        ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", folder / "disk.qcow2", target],
+        check=True,
+    )
+    data = target.read_bytes()
+    target.unlink()
+    return data
+
+
+def test_a_packed_image_by_path(qup: Qup, project: Callable[..., Path], raw: bytes) -> None:
+    project('[machine]\nbox = "./a.img.gz"\n')
+    Path("a.img.gz").write_bytes(gzip.compress(raw))
+    qup("box", "build", "./a.img.gz").ok()
+    assert box(qup)["details"]["packing"] == "gzip"
+    assert disk_of(qup, "./a.img.gz") == raw
+    qup("validate").ok()
+
+
+def test_a_digest_of_a_path(qup: Qup, project: Callable[..., Path], raw: bytes) -> None:
+    project()
+    Path("a.img").write_bytes(raw)
+    done = qup("box", "build", f"./a.img#sha256={sha256(b'other')}")
+    assert done.code == 8
+    assert sha256(raw) in done.stderr
+    assert sha256(b"other") in done.stderr
+    qup("box", "build", f"./a.img#sha256={sha256(raw)}").ok()
+    Path("with#hash.img").write_bytes(raw)
+    qup("box", "build", "./with#hash.img").ok()
+    assert qup("box", "build", "./a.img#md5=1").code == 8
+
+
+def test_by_address(qup: Qup, project: Callable[..., Path], web: Web, raw: bytes) -> None:
+    """Packed in a tar in a gzip; the digest is beside it, as distributors do it."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        info = tarfile.TarInfo("disk.raw")
+        info.size = len(raw)
+        tar.addfile(info, io.BytesIO(raw))
+    web.put("/cloud/image.tar.gz", buffer.getvalue())
+    web.put("/cloud/SHA256SUMS", f"{sha256(buffer.getvalue())}  image.tar.gz\n")
+    url = web.url("/cloud/image.tar.gz")
+    project()
+    done = qup("box", "build", url).ok()
+    assert "nobody says" not in done.stderr
+    assert disk_of(qup, url) == raw
+    details = box(qup)["details"]
+    assert (details["format"], details["packing"]) == ("raw", "gzip, tar")
+    assert details["vouched"].endswith("/cloud/SHA256SUMS")
+    assert details["sha256"] == sha256(buffer.getvalue())
+    assert details["virtual_size"] == len(raw)
+
+
+def test_what_nobody_vouches_for_is_said_aloud(
+    qup: Qup, project: Callable[..., Path], web: Web, raw: bytes
+) -> None:
+    web.put("/a.img", raw)
+    project()
+    done = qup("box", "build", web.url("/a.img")).ok()
+    assert "nobody says" in done.stderr
+    assert sha256(raw) in done.stderr
+
+
+def test_a_table_in_the_qupfile(
+    qup: Qup, project: Callable[..., Path], web: Web, raw: bytes
+) -> None:
+    web.put("/a.img", raw)
+    url = web.url("/a.img")
+    folder = project(
+        f'[machine]\nbox = {{ url = "{url}", sha256 = "{sha256(raw)}", format = "raw" }}\n'
+    )
+    qup("validate").ok()
+    name = f"{url}#sha256={sha256(raw)}&format=raw"
+    plan = json.loads(qup("plan", "--json").ok().stdout)
+    assert plan["machines"]["default"]["box"]["name"] == name
+    qup("box", "build", name).ok()
+    assert box(qup)["details"]["vouched"] == "given"
+
+    (folder / "Qupfile").write_text(
+        f'[machine]\nbox = {{ url = "{url}", sha256 = "{sha256(b"")}" }}\n'
+    )
+    done = qup("up")
+    assert done.code == 8, done
+    assert sha256(raw) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("table", "word"),
+    [
+        ("{}", "url"),
+        ('{ url = "https://x/y.img", sha256 = "12" }', "64 hexadecimal digits"),
+        ('{ url = "https://x/y.img", format = "iso" }', "qcow2"),
+        ('{ url = "https://x/y.img", md5 = "12" }', "md5"),
+        ('{ url = "https://x/y.img#a" }', "#"),
+        ("{ url = 7 }", "text"),
+        ("[1]", "box"),
+    ],
+)
+def test_wrong_tables(qup: Qup, project: Callable[..., Path], table: str, word: str) -> None:
+    project(f"[machine]\nbox = {table}\n")
+    done = qup("validate")
+    assert done.code == 4, done
+    assert "Qupfile:2" in done.stderr
+    assert word in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"<!doctype html><html>sign in</html>", "web page"),
+        (b"", "empty"),
+        (b"MZ not zipped at all"[:2] + b"PK", None),
+    ],
+)
+def test_what_a_server_sends_instead(
+    qup: Qup, project: Callable[..., Path], web: Web, data: bytes, word: str | None
+) -> None:
+    web.put("/a.qcow2", data)
+    project()
+    done = qup("box", "build", f"{web.url('/a.qcow2')}#format=qcow2")
+    assert done.code == 8, done
+    assert "Traceback" not in done.stderr
+    if word:
+        assert word in done.stderr
+    assert json.loads(qup("box", "list", "--json").ok().stdout)["boxes"] == []
+
+
+def test_plain_http_needs_a_digest(qup: Qup, project: Callable[..., Path]) -> None:
+    project()
+    done = qup("box", "build", "http://images.example/a.img")
+    assert done.code == 8
+    assert "#sha256=" in done.stderr
