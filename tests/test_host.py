@@ -269,3 +269,13 @@ def test_real_qemu(cache: Path) -> None:
     assert host.machine_type("qemu-system-x86_64", "q35") == f"pc-q35-{major}.{minor}"
     assert host.qemu_supports("qemu-system-x86_64", "tcg")
     assert host.prove("qemu-system-x86_64", {"accel": "tcg"}, "max").usable
+
+
+def test_the_resolvers_of_this_computer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "resolv.conf"
+    monkeypatch.setattr("qup.host._RESOLVERS", path)
+    assert LocalHost().resolvers == ()
+    path.write_text(
+        "# a\nnameserver 192.0.2.1\nsearch x\n nameserver\t2001:db8::1 # b\nnameserver\n"
+    )
+    assert LocalHost().resolvers == ("192.0.2.1", "2001:db8::1")

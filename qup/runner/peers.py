@@ -52,7 +52,7 @@ def share_names(ctx: Context, config: MachineConfig) -> None:
     who it is. What goes wrong is said and stops nothing: all else works without names.
     """
     mine = {seat.segment for seat in config.seats if seat.machine == config.name}
-    if not mine:
+    if not mine and not _known(ctx, config.name):
         return
     seats = _current(ctx, config)
     _tell(ctx, config.name, render_block(config.name, seats))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qup.api import Forward, NetworkMode, NicRequest, PortRange
+from qup.api import AddressPlan, Forward, NetworkMode, NicRequest, PortRange
 from qup.builtin.network_user import UserNetwork, qup_network_modes
 
 NIC = NicRequest("web", "web.example", 0, "52:54:00:00:00:01")
@@ -140,3 +140,35 @@ def test_two_cards_are_in_two_networks() -> None:
     assert "net" not in first.netdev
     assert second.netdev["net"] == "10.0.3.0/24"
     assert (first.guest_address, second.guest_address) == ("10.0.2.15", "10.0.3.15")
+
+
+@pytest.mark.parametrize(
+    ("resolvers", "told"),
+    [
+        ((), ()),
+        (("192.0.2.1",), ()),
+        (("127.0.0.53",), ()),
+        (("192.0.2.1", "192.0.2.2"), ("10.0.2.3", "192.0.2.2")),
+        (("127.0.0.1", "192.0.2.2"), ("10.0.2.3", "192.0.2.2")),
+        (("192.0.2.1", "127.0.0.1"), ("10.0.2.3", "10.0.2.2")),
+        (("192.0.2.1", "127.0.0.53"), ()),
+        (("2001:db8::1", "192.0.2.1"), ()),
+        (("192.0.2.1", "2001:db8::1", "192.0.2.2"), ("10.0.2.3", "192.0.2.2")),
+        (tuple(f"192.0.2.{n}" for n in range(1, 6)), ("10.0.2.3", "192.0.2.2", "192.0.2.3")),
+    ],
+)
+def test_a_guest_learns_the_resolvers_that_qemu_does_not_ask(
+    resolvers: tuple[str, ...], told: tuple[str, ...]
+) -> None:
+    nic = replace(NIC, resolvers=resolvers)
+    assert UserNetwork().plan(options(), nic).address == AddressPlan(nameservers=told)
+    assert UserNetwork().plan(options(isolate=True), nic).address == AddressPlan()
+
+
+def test_the_second_card_has_a_resolver_of_its_own() -> None:
+    nic = replace(NIC, index=1, resolvers=("192.0.2.1", "127.0.0.1"))
+    assert UserNetwork().plan(options(), nic).address.nameservers == ("10.0.3.3", "10.0.3.2")
+
+
+def test_docker_machines_word_for_every_port_is_no_range() -> None:
+    assert options(ports="0-65535").ports is None
