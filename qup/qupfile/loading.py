@@ -31,7 +31,7 @@ from qup.qupfile.layers import (
     stack_layers,
 )
 from qup.qupfile.neighbours import check_addresses, find_seats, plan_nics
-from qup.qupfile.problems import Collector, Problem
+from qup.qupfile.problems import Collector, Problem, join_words
 from qup.qupfile.tables import known_keys, read_tables, walk_model
 from qup.toml_positions import KeyPath
 
@@ -408,9 +408,26 @@ class _Machine:
         if path[0] in ("network", "networks") and len(path) > 1:
             where = "network"
             known.append("mode")
+            if said := self.hint_for_option(str(path[-1]), model):
+                return said
         key = str(path[-1])
         elsewhere = {} if path[0] == "provision" else known_keys()
         return explain.hint_for_key(key, where, known, elsewhere)
+
+    def hint_for_option(self, key: str, model: type[BaseModel]) -> str | None:
+        """What to say of an option that belongs to other network modes."""
+        having, own = [], ""
+        for name, mode in self.registry.network_modes.items():
+            if mode.options is model:
+                own = name
+            elif key in (field.alias or it for it, field in mode.options.model_fields.items()):
+                having.append(name)
+        if not having:
+            return None
+        said = f"{key!r} is an option of network mode {join_words([*map(repr, having)], 'or')}"
+        if key in ("forward", "ports"):
+            said += f"; mode {own!r} opens no ports of this computer"
+        return said
 
 
 DEFAULT_MODE: str = MachineSettings().network.mode

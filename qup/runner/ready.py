@@ -79,6 +79,15 @@ def note_place(folder: MachineFolder, state: State, place: Place, plan: Plan) ->
     return state
 
 
+def forget_place(folder: MachineFolder, state: State) -> State:
+    """Write down that it isn't known where the guest is: nobody shall be sent elsewhere."""
+    assert state.launch is not None
+    state = state.with_launch(replace(state.launch, ssh_address=None, ssh_source=None))
+    SshFolder(folder.ssh).config.unlink(missing_ok=True)
+    write_state(folder, state)
+    return state
+
+
 def _whereabouts(launch: Launch, mac: str) -> Fixed | Finder:
     """One place, if it was known before the start; an address that was found may change."""
     if launch.ssh_address is not None and launch.ssh_source in (None, GIVEN):
@@ -112,6 +121,7 @@ def _find_and_log_in(
             except ssh.SshFailure as exc:
                 if exc.stranger and isinstance(where, Finder):
                     where.refuse(place, "somebody with another host key answers there")
+                    state = forget_place(folder, state)
                 elif exc.final or time.monotonic() >= deadline:
                     raise _explain(exc, place, mac, console) from exc
             else:

@@ -53,7 +53,7 @@ from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import provision
-from qup.runner.ready import note_place, wait_until_ready
+from qup.runner.ready import forget_place, note_place, wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
 from qup.store import (
@@ -338,8 +338,7 @@ class _Up:
         if place.address:
             state = note_place(self.folder, state, place, plan)
         else:
-            SshFolder(self.folder.ssh).config.unlink(missing_ok=True)  # an earlier start's
-            write_state(self.folder, state)
+            state = forget_place(self.folder, state)  # of an earlier start
         write_plan(self.folder, plan.to_dict())
         return state, applied.failures
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from qup.api import AddressPlan, NicRequest, Problem, Tap
+from qup.api import AddressPlan, ConfigError, NicRequest, Problem, Tap
 from qup.builtin import network_bridge, network_tap, taps
 from qup.builtin.network_bridge import BridgeNetwork, find_acl_problems, name_tap, read_acl
 from qup.builtin.network_tap import TapNetwork
-from qup.testing import FakeHost
+from qup.testing import FakeHost, make_plan, qemu_words
 
 NIC = NicRequest("web", "web", 0, "52:54:00:0a:0b:0c")
 
@@ -175,3 +175,33 @@ def test_including_oneself_ends(tmp_path: Path) -> None:
     path = tmp_path / "bridge.conf"
     path.write_text(f"include {path}\nallow br0\n")
     assert read_acl(path).rules
+
+
+@pytest.mark.parametrize("mode", ["tap", "bridge"])
+def test_an_option_of_another_mode_says_so(mode: str) -> None:
+    text = f'[machine.network]\nmode = "{mode}"\nforward = ["8080:80"]\n'
+    with pytest.raises(ConfigError) as caught:
+        make_plan(text)
+    said = str(caught.value.details)
+    assert "Qupfile:3:1: unknown key 'forward'" in said
+    assert f"an option of network mode 'user'; mode '{mode}' opens no ports" in said
+
+
+def test_names_are_checked_where_they_stand() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_plan('[machine.network]\nmode = "tap"\ninterface = "br0;x"\n')
+    assert caught.value.exit_code == 4
+    assert "Qupfile:3:13: 'br0;x' is not an interface's name" in str(caught.value.details)
+
+
+def test_command_line() -> None:
+    """A port for the agent only where the address is looked for, and a name to paste."""
+    text = '[machine.network]\nmode = "tap"\ninterface = "vm0"\n'
+    line = " ".join(qemu_words(make_plan(text)))
+    assert "tap,id=net0,ifname=vm0,script=no,downscript=no" in line
+    assert "name=org.qemu.guest_agent.0" in line
+    assert "guest_agent" not in " ".join(qemu_words(make_plan(text + 'address = "10.0.0.5"\n')))
+    second = text.replace("[machine.network]", "[[machine.networks]]")
+    line = " ".join(qemu_words(make_plan(second)))
+    assert "tap,id=net1,ifname=vm0" in line
+    assert "guest_agent" not in line  # ssh goes through the first card
