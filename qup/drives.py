@@ -43,7 +43,7 @@ def plan_disks(
     disks = (*_own_disks(config, box, seed), *_further_disks(config, formats))
     if config.settings.qemu.virtio_drives:
         return disks
-    _check_ide(config.name, box, machine_type, len(disks))
+    _check_ide(config, box, machine_type, len(disks))
     return tuple(_as_ide(disk) for disk in disks)
 
 
@@ -91,9 +91,9 @@ def _given(mode: str) -> str | None:
     return None if mode == DEFAULT else mode
 
 
-def _check_ide(machine: str, box: BoxSpec, machine_type: str, count: int) -> None:
+def _check_ide(config: MachineConfig, box: BoxSpec, machine_type: str, count: int) -> None:
     places = len(ide_places(machine_type))
-    text = f"machine {machine}: qemu.virtio-drives = false"
+    text = f"machine {config.name}: qemu.virtio-drives = false"
     if not places:
         raise ConfigError(
             f"{text}, but the machine type {machine_type} has no IDE drives",
@@ -111,4 +111,12 @@ def _check_ide(machine: str, box: BoxSpec, machine_type: str, count: int) -> Non
             f"{text}, but box {box.name} has no driver for the {kind.upper()} drives of"
             f" {machine_type}",
             hint=f"{others}leave virtio-drives out",
+        )
+    if box.kernel and kind == IDE and config.settings.qemu.firmware != "bios":
+        # It turns a channel on when it looks for something to boot there. With a kernel from
+        # elsewhere it doesn't look, and the kernel's driver takes the channels for unused.
+        raise ConfigError(
+            f"{text}, but UEFI firmware that starts the kernel of a box leaves the IDE drives of"
+            f" {machine_type} turned off",
+            hint="leave one of qemu.firmware and virtio-drives out",
         )

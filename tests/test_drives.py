@@ -151,6 +151,12 @@ def test_drives_that_the_machine_type_has_no_place_for_are_refused() -> None:
         make_plan(f"[machine.qemu]\nvirtio-drives = false\n{arm}")
 
 
+def test_firmware_that_starts_a_kernel_leaves_ide_turned_off() -> None:
+    text = '[machine.qemu]\nvirtio-drives = false\nmachine = "pc"\nfirmware = "uefi"\n'
+    with pytest.raises(ConfigError, match="leaves the IDE drives of pc turned off"):
+        make_plan(text)
+
+
 def test_places_for_ide_drives() -> None:
     assert len(ide_places("pc-q35-7.2")) == 6
     assert len(ide_places("pc-i440fx-7.2")) == len(ide_places("pc")) == 4

@@ -83,7 +83,7 @@ def make_esp(folder: Path, box: Path) -> Path:
     return disk
 
 
-def test_a_disk_that_only_uefi_boots(lab: Lab, tmp_path: Path) -> None:
+def test_an_ide_disk_that_only_uefi_boots(lab: Lab, tmp_path: Path) -> None:
     for program, package in (("objcopy", "binutils"), ("mformat", "mtools")):
         if shutil.which(program) is None:
             pytest.skip(f"no {program}: apt install {package}")
@@ -91,10 +91,11 @@ def test_a_disk_that_only_uefi_boots(lab: Lab, tmp_path: Path) -> None:
         pytest.skip("no EFI stub: apt install systemd-boot-efi")
     box = Path(lab("box", "path", "tiny").ok().stdout.strip())
     shutil.move(make_esp(tmp_path, box), lab.folder / "esp.img")
-    lab.write(QUPFILE.replace("[machine]", '[machine]\nbox = "./esp.img"'))
-    lab("up").ok()
-    assert lab.sh("ls -d /sys/firmware/efi; cat /sys/block/vda/serial") == (
-        "/sys/firmware/efi\nqup-disk"
+    lab.write(
+        QUPFILE.replace("[machine]", '[machine]\nbox = "./esp.img"')
+        + 'machine = "pc"\nvirtio-drives = false\n'
     )
+    lab("up").ok()
+    assert lab.sh("ls -d /sys/firmware/efi; ls /sys/block") == "/sys/firmware/efi\nsda\nsr0\n"
     serial = (lab.machine() / "logs" / "serial.log").read_text(errors="replace")
     assert "BdsDxe: starting Boot" in serial
