@@ -17,7 +17,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -106,9 +106,20 @@ class LocalHost:
     def qemu_supports(self, program: str, accelerator: str) -> bool:
         return accelerator in self._facts(program)["accelerators"]
 
-    def display_types(self, program: str) -> tuple[str, ...]:
-        """The types of ``-display`` that a QEMU program has; VNC is not among them."""
-        return tuple(self._facts(program)["displays"])
+    def display_types(self, program: str, *, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+        """The types of ``-display`` that a QEMU program has; VNC is not among them.
+
+        Windows are modules, which come and go with a package of their own while the program
+        stays the same: when none of those ``wanted`` is known, the program is asked anew.
+        """
+        facts = self._facts(program)
+        if wanted and not {*wanted} & {*facts["displays"]}:
+            path = self._find(program)
+            answer = run([path, "-display", "help"], timeout=QUESTION_TIMEOUT).stdout
+            facts = {**facts, "displays": _parse_words(answer)}
+            self._known[_fingerprint(path)] = facts
+            self._remember("programs", _fingerprint(path), facts)
+        return tuple(facts["displays"])
 
     def machine_types(self, program: str) -> Mapping[str, str]:
         """The machine types of a QEMU program: every name, and the versioned one it means."""

@@ -104,6 +104,19 @@ def test_each_question_is_asked_once(cache: Path, make: Make, log: Path) -> None
     assert sorted(log.read_text().splitlines()) == asked
 
 
+def test_a_window_that_was_installed_since_is_found(
+    cache: Path, make: Make, tmp_path: Path
+) -> None:
+    module = tmp_path / "module"
+    program = make(FAKE.replace('echo "gtk"', f"cat {module} 2>/dev/null"))
+    assert LocalHost(cache).display_types(program) == ("none",)
+    module.write_text("gtk\n")  # the program is the same, and so is what is known of it
+    host = LocalHost(cache)
+    assert host.display_types(program) == ("none",)
+    assert host.display_types(program, wanted=("sdl", "gtk")) == ("none", "gtk")
+    assert LocalHost(cache).display_types(program) == ("none", "gtk")
+
+
 def test_questions_are_asked_at_once(cache: Path, make: Make) -> None:
     program = make(FAKE.replace("case", "sleep 0.5\ncase", 1))
     begin = time.monotonic()

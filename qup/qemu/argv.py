@@ -201,11 +201,18 @@ def _confinement(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument(("-no-user-config",), "qup: no settings but those named here")
     yield _display(plan, layout)
     if layout.sandbox:
-        starts_viewer = plan.display is not None and plan.display.type == "spice-app"
-        sandbox = SANDBOX.replace("spawn=deny", "spawn=allow") if starts_viewer else SANDBOX
-        yield Argument(("-sandbox", sandbox), "qup: sandbox")
+        yield Argument(("-sandbox", _sandbox(plan)), "qup: sandbox")
     yield Argument(("-msg", "timestamp=off"), "qup: messages")
     yield Argument(("-pidfile", os.fspath(layout.pidfile)), "qup: liveness")
+
+
+def _sandbox(plan: Plan) -> str:
+    """The whole filter, unless a window's toolkit needs what starting programs needs: gtk and
+    SDL do at their start, and QEMU would be killed for it.
+    """
+    if plan.display is None or plan.display.type == VNC:
+        return SANDBOX
+    return SANDBOX.replace("spawn=deny", "spawn=allow")
 
 
 def _display(plan: Plan, layout: Layout) -> Argument:

@@ -50,7 +50,8 @@ def settle_display(host: LocalHost, config: MachineConfig) -> str:
     wanted = config.settings.qemu.shown_at
     if wanted != AUTO:
         return wanted
-    types = host.display_types(config.settings.qemu.program) if has_screen() else ()
+    program = config.settings.qemu.program
+    types = host.display_types(program, wanted=WINDOWS) if has_screen() else ()
     return next((name for name in WINDOWS if name in types), VNC)
 
 
@@ -95,7 +96,7 @@ def find_display_problems(ctx: Context, plan: Plan, *, held: str | None = None) 
         if plan.display.value != held and not display.reverse:
             yield from _vnc_problems(display, ctx.project.root)
         return
-    types = ctx.host.display_types(plan.program)
+    types = ctx.host.display_types(plan.program, wanted=(display.type,))
     if types and display.type not in types:
         yield _missing_type(plan.program, display.type, types)
     elif display.type in NEEDS_SCREEN and not has_screen():
