@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from qup.api import Settings
 
 DEFAULT_NAME = "default"
+_LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
 LOOPBACK = "127.0.0.1"
 
 _FIRST_SUBNET, _SUBNETS = 128, 127
@@ -99,6 +101,19 @@ def _number(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
+def check_name(text: str) -> str:
+    """Take the name of a network.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _LABEL.fullmatch(text):
+        raise ValueError(
+            f"{text[:40]!r} is not a network's name: up to 32 lower case letters, digits, hyphens"
+        )
+    return text
+
+
 def read_address(text: str, network: str) -> str:
     """An address for a machine, with its prefix.
 
@@ -146,7 +161,8 @@ def _options() -> type[Settings]:
 
     from qup.api import Settings
 
-    label = "[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?"
+    pattern = {"type": "string", "pattern": f"^{_LABEL.pattern}$"}
+    label = Annotated[str, AfterValidator(check_name), WithJsonSchema(pattern)]
     schema = {"type": "string", "pattern": r"^[0-9.]+(/[0-9]+)?$", "examples": ["10.128.0.10/16"]}
 
     def check(text: str, info: ValidationInfo) -> str:
@@ -157,7 +173,7 @@ def _options() -> type[Settings]:
     class PrivateOptions(Settings):
         """A NIC with ``mode = "private"``"""
 
-        name: Annotated[str, Field(pattern=f"^{label}$")] = Field(
+        name: label = Field(
             default=DEFAULT_NAME,
             description="Which of the project's private networks; each is for itself.",
         )

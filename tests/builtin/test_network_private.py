@@ -96,8 +96,8 @@ def test_an_address_of_the_networks_own_subnet_needs_no_prefix() -> None:
         ({"address": "dhcp"}, ("address",), "not an IPv4 address with a prefix"),
         ({"address": ""}, ("address",), "not an IPv4 address with a prefix"),
         ({"address": 10}, ("address",), "string"),
-        ({"name": "My Net"}, ("name",), "pattern"),
-        ({"name": ""}, ("name",), "pattern"),
+        ({"name": "My Net"}, ("name",), "not a network's name"),
+        ({"name": ""}, ("name",), "not a network's name"),
         ({"forward": []}, ("forward",), "not permitted"),
     ],
 )  # fmt: skip
