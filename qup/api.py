@@ -52,6 +52,7 @@ from qup.errors import (
     ProvisionError,
     QupError,
 )
+from qup.files import is_outside
 from qup.images import inspect_image, inspect_iso
 from qup.interfaces import (
     Interface,
@@ -84,7 +85,7 @@ from qup.model.plan import (
 )
 from qup.model.reference import Reference, parse_reference
 from qup.model.seed import KeyPair, Seed, SeedForm
-from qup.process import Result, follow, run
+from qup.process import Result, TooLong, describe_exit, follow, run
 from qup.unpacking import Made, make_disk
 
 if TYPE_CHECKING:
@@ -142,8 +143,10 @@ __all__ = [
     "Settings",
     "Tap",
     "TapFacts",
+    "TooLong",
     "Verdict",
     "check_url",
+    "describe_exit",
     "download",
     "fetch_json",
     "fetch_text",
@@ -156,6 +159,7 @@ __all__ = [
     "inspect_image",
     "inspect_iso",
     "is_offline",
+    "is_outside",
     "is_own_address",
     "make_disk",
     "may_administrate",
@@ -174,10 +178,12 @@ hookimpl = pluggy.HookimplMarker("qup")
 
 def __getattr__(name: str) -> Any:
     # Settings is a pydantic model: it is imported when a plugin asks for it, not before.
-    if name in ("Settings", "MachineConfig"):
+    if found := {"Settings": "Settings", "MachineConfig": "MachineConfig", "UserName": "User"}.get(
+        name
+    ):
         from qup.model import config
 
-        return getattr(config, name)
+        return getattr(config, found)
     raise AttributeError(f"module 'qup.api' has no attribute {name!r}")
 
 
@@ -374,12 +380,30 @@ class Guest(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def ssh_config(self) -> Path:
+        """Configuration for OpenSSH in which :attr:`name` is a host. Not there before 'up'."""
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds that the step may still take; None for any number."""
 
     def run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Result:
         """Run a command in the guest as the ssh user. No shell splits the words.
 
         Raises:
             ProvisionError: with check, when it doesn't end with 0.
+        """
+
+    def stream(self, argv: Sequence[str], report: Callable[[str], None]) -> int:
+        """Run a command and hand over each line that it prints, errors among them.
+
+        Returns:
+            Its exit code.
+
+        Raises:
+            ProvisionError: the connection broke.
+            TooLong: the step's time is over; the command may still run in the guest.
         """
 
     def put(self, source: Path, target: str, *, mode: int = 0o644) -> None:
@@ -395,7 +419,13 @@ class Provisioner(Protocol):
     Attributes:
         name: its key in ``[[machine.provision]]``.
         summary: one line for lists and docs.
-        options: the model of its options.
+        options: the model of its options; its ``shorthand`` names the field that plain text
+            stands for.
+
+    Two more may be left out. ``on_host = True`` says that it runs programs on this computer:
+    then it may run before the machine is up, and does so at each ``up`` unless the Qupfile
+    says otherwise. ``risk(options, project)`` returns what a step of a stranger's Qupfile could
+    do to this computer, or None; what is returned needs ``qup trust``.
     """
 
     @property

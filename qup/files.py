@@ -23,6 +23,14 @@ def explain_os_error(action: str, path: Path, exc: OSError) -> QupError:
     return HostError(f"can't {action} {path}: {exc.strerror or exc}", hint=hint)
 
 
+def is_outside(path: str, folder: Path) -> bool:
+    """Whether a path, seen from a folder and with links followed, leads out of the folder."""
+    try:
+        return not (folder / path).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a circle of links
+        return True
+
+
 def read_text(path: Path, what: str, *, limit: int) -> str:
     """Read a text file of the user's.
 

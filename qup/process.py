@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shlex
 import signal
 import subprocess
-import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,9 @@ LINES_KEPT = 200
 
 END_TIMEOUT = 20.0
 """Seconds that a program may take to clean up after itself."""
+
+LINE_LIMIT = 8 * 1024
+"""Bytes after which a line that a program prints is cut."""
 
 PACKAGES = {
     "qemu-img": "qemu-utils",
@@ -64,6 +68,13 @@ def quote(argv: Sequence[str | os.PathLike[str]]) -> str:
     return shlex.join(os.fspath(word) for word in argv)
 
 
+class TooLong(HostError):
+    """A program did not finish in time, and was ended."""
+
+    def __init__(self, words: Sequence[str], seconds: float) -> None:
+        super().__init__(f"{words[0]} did not finish within {seconds:g} s", details=quote(words))
+
+
 def missing_program(name: str) -> HostError:
     """The error for a program that isn't on this computer."""
     package = PACKAGES.get(name, name)
@@ -99,30 +110,21 @@ def run(
     """
     words = tuple(os.fspath(word) for word in argv)
     try:
-        done = subprocess.run(
-            words,
-            input=input if input is not None else "",
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd=cwd,
-            env={**os.environ, **env} if env else None,
-            timeout=timeout,
-            check=False,
-            pass_fds=pass_fds,
-        )
-    except FileNotFoundError as exc:
-        if cwd is not None and not cwd.is_dir():
-            raise HostError(f"the folder {cwd} does not exist") from exc
-        raise missing_program(words[0]) from exc
-    except PermissionError as exc:
-        raise HostError(f"{words[0]} may not be executed", hint="check its permissions") from exc
-    except OSError as exc:
-        raise HostError(f"{words[0]} can't be executed: {exc.strerror}") from exc
+        with explain_start(words[0], cwd):
+            done = subprocess.run(
+                words,
+                input=input if input is not None else "",
+                capture_output=True,
+                text=True,
+                errors="replace",
+                cwd=cwd,
+                env={**os.environ, **env} if env else None,
+                timeout=timeout,
+                check=False,
+                pass_fds=pass_fds,
+            )
     except subprocess.TimeoutExpired as exc:
-        raise HostError(
-            f"{words[0]} did not finish within {timeout:g} s", details=quote(words)
-        ) from exc
+        raise TooLong(words, timeout or 0.0) from exc
     result = Result(words, done.returncode, done.stdout, done.stderr)
     if check and result.code != 0:
         said = (result.stderr.strip() or result.stdout.strip())[-4000:]
@@ -139,87 +141,111 @@ def follow(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     descriptors: Sequence[int] = (),
-    timeout: float,
+    timeout: float | None,
 ) -> Result:
     """Run a program that takes long, and pass on each line that it writes.
 
+    It runs in a session of its own: when it takes too long, or the caller is interrupted, all
+    that it started is ended with it.
+
     Args:
         argv: the words of the command; no shell is involved.
-        tell: is given each line of its standard output and standard error.
+        tell: is given each line of its standard output and standard error, cut after 8 KiB.
         cwd: the folder to run in.
         env: variables added to the environment.
         descriptors: open files that it inherits under the same numbers.
-        timeout: seconds until it is ended.
+        timeout: seconds until it is ended; None waits for ever.
 
     Returns:
         What it left behind; ``stdout`` has the last lines of what it wrote.
 
     Raises:
-        HostError: it is missing, may not be executed, or ran too long.
+        TooLong: it did not finish in time.
+        HostError: it is missing or may not be executed.
     """
     words = tuple(os.fspath(word) for word in argv)
     last: deque[str] = deque(maxlen=LINES_KEPT)
-    with _explained(words, cwd):
+    deadline = None if timeout is None else time.monotonic() + timeout
+    with explain_start(words[0], cwd):
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             cwd=cwd,
             env={**os.environ, **env} if env else None,
             pass_fds=tuple(descriptors),
+            start_new_session=True,
         )
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        process.terminate()
-
-    timer = threading.Timer(timeout, end)
-    timer.start()
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last.append(line.rstrip("\r\n"))
-            tell(last[-1])
-        code = process.wait()
-    finally:
-        timer.cancel()
+        for line in _read_lines(process.stdout.fileno(), deadline):
+            last.append(line)
+            tell(line)
+        code = process.wait(_left(deadline))
+    except BaseException as exc:
         _end(process)
-    if late.is_set():
-        raise _too_long(words, timeout)
+        if isinstance(exc, TimeoutError | subprocess.TimeoutExpired):
+            raise TooLong(words, timeout or 0.0) from None
+        raise
+    finally:
+        process.stdout.close()
     return Result(words, code, "\n".join(last), "")
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    """Ask a program to end and clean up after itself; kill it if it doesn't."""
-    if process.poll() is None:
-        process.terminate()
-        try:
+def _left(deadline: float | None) -> float | None:
+    """Seconds until a deadline on the monotonic clock; None for any number."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _read_lines(source: int, deadline: float | None) -> Iterator[str]:
+    """What comes from a descriptor, line by line.
+
+    Raises:
+        TimeoutError: the deadline came before the end.
+    """
+    poller = select.poll()
+    poller.register(source, select.POLLIN)
+    rest = b""
+    while True:
+        left = _left(deadline)
+        if left == 0 or not poller.poll(None if left is None else left * 1000):
+            raise TimeoutError
+        data = os.read(source, 64 * 1024)
+        *lines, rest = (rest + data).split(b"\n")
+        while len(rest) > LINE_LIMIT or (rest and not data):
+            lines.append(rest[:LINE_LIMIT])
+            rest = rest[LINE_LIMIT:]
+        for line in lines:
+            yield line.decode(errors="replace").rstrip("\r")
+        if not data:
+            return
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a program and what it started to end, then kill what is left of them."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-@contextmanager
-def _explained(words: Sequence[str], cwd: Path | None) -> Iterator[None]:
-    """Say why a program can't be started."""
+@contextlib.contextmanager
+def explain_start(program: str, cwd: Path | None = None) -> Iterator[None]:
+    """Say why a program can't be started in a folder.
+
+    Raises:
+        HostError: instead of the OSError.
+    """
     try:
         yield
     except FileNotFoundError as exc:
         if cwd is not None and not cwd.is_dir():
             raise HostError(f"the folder {cwd} does not exist") from exc
-        raise missing_program(words[0]) from exc
+        raise missing_program(program) from exc
     except PermissionError as exc:
-        raise HostError(f"{words[0]} may not be executed", hint="check its permissions") from exc
+        raise HostError(f"{program} may not be executed", hint="check its permissions") from exc
     except OSError as exc:
-        raise HostError(f"{words[0]} can't be executed: {exc.strerror}") from exc
-
-
-def _too_long(words: Sequence[str], timeout: float | None) -> HostError:
-    return HostError(f"{words[0]} did not finish within {timeout:g} s", details=quote(words))
+        raise HostError(f"{program} can't be executed: {exc.strerror}") from exc

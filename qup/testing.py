@@ -40,7 +40,7 @@ for ``qup up`` in a project of the test's own.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,23 @@ class FakeGuest:
     def on(self, *beginning: str, stdout: str = "", stderr: str = "", code: int = 0) -> None:
         """Say how commands end that begin with these words; what was said last counts."""
         self._results.insert(0, (beginning, Result(beginning, code, stdout, stderr)))
+
+    @property
+    def ssh_config(self) -> Path:
+        """A path where nothing is."""
+        return Path("/machine/ssh/config")
+
+    @property
+    def time_left(self) -> float | None:
+        """As much as is wanted."""
+        return None
+
+    def stream(self, argv: Sequence[str], report: Callable[[str], None]) -> int:
+        """Report the output that :meth:`on` gave, and return its exit code."""
+        done = self.run(argv, check=False)
+        for line in (done.stdout + done.stderr).splitlines():
+            report(line)
+        return done.code
 
     def run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Result:
         """End as :meth:`on` said: with 0 and no output where it said nothing."""

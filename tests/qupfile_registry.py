@@ -40,6 +40,7 @@ class BrokenOptions(BaseModel):
 
 
 class ShellOptions(Settings):
+    shorthand = "inline"
     inline: str | None = Field(default=None, description="The script.")
     script: str | None = Field(default=None, description="Its path.")
     sudo: bool = Field(default=True, description="As root.")

@@ -53,6 +53,10 @@ def lines(text: str | bytes, **given: Any) -> list[str]:
     return [f"{item.line}:{item.col} {item.message}" for item in problems(text, **given)]
 
 
+def untrusted(config: Config) -> list[qupfile.Untrusted]:
+    return qupfile.untrusted(config, REGISTRY.provisioners, Path("/project"))
+
+
 def one(text: str | bytes, **given: Any) -> Problem:
     (found,) = problems(text, **given)
     return found
@@ -402,8 +406,8 @@ def test_too_many_machines() -> None:
         ("user-data = 3", "2:13 expected text in quotes, got the number 3"),
         ("provision = 'x'", '2:13 expected a list, got text "x"'),
         ("provision = ['x']", '2:14 expected a table, got text "x"'),
-        ("provision = [{}]", "2:14 a step has one key, a provisioner's name; got none"),
-        ("provision = [{shell='a', file={}}]", "2:14 a step has one key, a provisioner's name"),
+        ("provision = [{}]", "2:14 a step has one provisioner; got none"),
+        ("provision = [{shell='a', file={}}]", "2:14 a step has one provisioner"),
         ("provision = [{shel='a'}]", "2:15 unknown provisioner 'shel'"),
         ("provision = [{shell=3}]", "2:21 expected a table or text, got the number 3"),
         ("provision = [{file='a'}]", '2:20 expected a table, got text "a"'),
@@ -776,24 +780,24 @@ def test_one_machine_is_primary() -> None:
     ],
 )
 def test_what_could_run_code_needs_trust(line: str, keys: list[str]) -> None:
-    found = qupfile.untrusted(load(f"[machine]\n{line}\n"))
+    found = untrusted(load(f"[machine]\n{line}\n"))
     assert [item.key for item in found] == keys
     assert all(item.machine == "default" and item.description.isprintable() for item in found)
 
 
 def test_what_is_to_be_trusted_is_shown_in_full() -> None:
     words = ["x" * 100, "-device", "\x1b[2K", *("-s" for _ in range(20))]
-    (found,) = qupfile.untrusted(load("[machine.qemu]\nargs = " + json.dumps(words)))
+    (found,) = untrusted(load("[machine.qemu]\nargs = " + json.dumps(words)))
     assert found.description == json.dumps(words)
-    (found,) = qupfile.untrusted(load("[machine.qemu]\nargs = " + json.dumps(words * 100)))
+    (found,) = untrusted(load("[machine.qemu]\nargs = " + json.dumps(words * 100)))
     assert found.description.endswith("characters more: read the Qupfile)")
 
 
 def test_the_users_own_words_need_no_trust() -> None:
     text = "[machine]\nqemu.program = './evil'\n"
-    assert not qupfile.untrusted(load(text, environment={"QUP_PROGRAM": "./mine"}))
-    assert not qupfile.untrusted(load(text, overrides={"qemu.program": "./mine"}))
-    assert not qupfile.untrusted(load("", assignments=["qemu.args=['-s']", "qemu.program=./mine"]))
+    assert not untrusted(load(text, environment={"QUP_PROGRAM": "./mine"}))
+    assert not untrusted(load(text, overrides={"qemu.program": "./mine"}))
+    assert not untrusted(load("", assignments=["qemu.args=['-s']", "qemu.program=./mine"]))
 
 
 # -- how problems look (B47) -----------------------------------------------------------------

@@ -10,14 +10,14 @@ import typer
 
 from qup.cli.common import AsJson, Names, print_json, print_table
 from qup.cli.main import globals_of
-from qup.cli.settings import Overrides, load_config, with_settings
+from qup.cli.settings import Overrides, find_risks, load_config, with_settings
 from qup.errors import BoxError, ConfigError, QupError
 from qup.files import write_atomic
 from qup.paths import QUPFILE, runtime_folder
 
 if TYPE_CHECKING:
     from qup.model.config import Config, MachineConfig
-    from qup.model.plan import Plan
+    from qup.model.plan import Plan, ProvisionStep
     from qup.qupfile import Untrusted
     from qup.runner.context import Context
 
@@ -149,11 +149,18 @@ def _print_plan(name: str, item: Plan) -> None:
         "boot-timeout": f"{item.boot_timeout:g}s",
     }
     if item.provision:
-        rows["provision"] = ", ".join(step.provisioner for step in item.provision)
+        rows["provision"] = ", ".join(map(_describe_step, item.provision))
     for extra in item.extra:
         rows[extra.origin] = " ".join(extra.words)
     for key, value in rows.items():
         typer.echo(f"  {key:<13} {value}")
+
+
+def _describe_step(step: ProvisionStep) -> str:
+    """A step's name, and what is special about it; that it runs here above all."""
+    words = [step.on] * (step.on != "up") + ["on this computer"] * step.on_host
+    words += [step.run] * (step.run not in ("changed", "always" if step.on_host else ""))
+    return f"{step.name} ({', '.join(words)})" if words else step.name
 
 
 def _nic_rows(item: Plan) -> dict[str, str]:
@@ -249,14 +256,12 @@ def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Override
 
     Example: `qup validate`
     """
-    from qup.qupfile import untrusted
-
     context = globals_of(ctx).context()
     config = load_config(context, overrides)
     for machine in config.machines.values():
         _check_box(context, machine)
     names = list(config.machines)
-    needs_trust = [f"{item.machine}: {item.key}" for item in untrusted(config)]
+    needs_trust = [f"{item.machine}: {item.key}" for item in find_risks(context, config)]
     if as_json:
         print_json({"valid": True, "machines": names, "needs_trust": needs_trust})
         return
@@ -322,9 +327,7 @@ def trust(
 
 def _what_needs_trust(context: Context) -> list[Untrusted]:
     """What a Qupfile could run; nothing, as long as it can't even be read."""
-    from qup.qupfile import untrusted
-
     try:
-        return untrusted(load_config(context, Overrides()))
+        return find_risks(context, load_config(context, Overrides()))
     except QupError:
         return []

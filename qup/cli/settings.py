@@ -20,7 +20,7 @@ from qup.runner.roster import Member, save_roster
 
 if TYPE_CHECKING:
     from qup.model.config import Config
-    from qup.paths import Project
+    from qup.qupfile import Untrusted
     from qup.runner.context import Context
 
 
@@ -208,17 +208,23 @@ def load_config(context: Context, overrides: Overrides) -> Config:
     return config
 
 
-def require_trust(project: Project, config: Config) -> None:
+def find_risks(context: Context, config: Config) -> list[Untrusted]:
+    """What in the Qupfile needs the user's trust."""
+    from qup.qupfile import untrusted
+
+    return untrusted(config, context.plugins.provisioners, context.project.root)
+
+
+def require_trust(context: Context, config: Config) -> None:
     """Refuse a Qupfile that reaches into this computer, or opens it, until the user trusts it.
 
     Raises:
         ConfigError: it could, and ``qup trust`` was not said for this content.
     """
-    from qup.qupfile import untrusted
     from qup.trust import is_trusted
 
-    found = untrusted(config)
-    if not found or is_trusted(project.root, config.digest):
+    found = find_risks(context, config)
+    if not found or is_trusted(context.project.root, config.digest):
         return
     lines = [f"machine {item.machine}: {item.key} = {item.description}" for item in found]
     raise ConfigError(

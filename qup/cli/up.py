@@ -28,6 +28,15 @@ TrustAccelerator = Annotated[
     ),
 ]
 NoProvision = Annotated[bool, typer.Option("--no-provision", help="Don't run provisioning steps.")]
+ProvisionWith = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provision-with",
+        metavar="STEP",
+        help="Run only this provisioning step, even if it is done: its name, or all of a"
+        " provisioner. Can be given more than once.",
+    ),
+]
 
 
 @with_settings
@@ -36,6 +45,7 @@ def up(
     names: Names = None,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
+    provision_with: ProvisionWith = None,
     jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -53,13 +63,12 @@ def up(
 
     Examples: `qup up`, `qup up web --memory 2G`, `qup up --set network.forward='["8080:80"]'`
     """
-    from qup.runner.up import UpOptions
     from qup.ui import open_interface
 
-    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
         config = checked_config(context, overrides)
+        options = make_options(config, trust_accelerator, no_provision, provision_with)
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
@@ -77,6 +86,7 @@ def reload(
     ] = False,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
+    provision_with: ProvisionWith = None,
     jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -88,13 +98,13 @@ def reload(
     Examples: `qup reload`, `qup reload web --force`
     """
     from qup.runner import stop
-    from qup.runner.up import UpOptions, check_start
+    from qup.runner.up import check_start
     from qup.ui import open_interface
 
-    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
         config = checked_config(context, overrides)  # before anything is stopped
+        options = make_options(config, trust_accelerator, no_provision, provision_with)
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
 
@@ -158,10 +168,69 @@ class _Work:
         return [name] if runs else []
 
 
+def provision(
+    ctx: typer.Context,
+    names: Names = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="STEP",
+            help="Run only this step: its name, or all of a provisioner. Can be repeated.",
+        ),
+    ] = None,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the provisioning steps of running machines again, whether they are done or not.
+
+    What is new or has changed runs by itself with the next `qup up`.
+
+    Examples: `qup provision`, `qup provision web --with database`
+    """
+    from qup.runner.provision import Wanted
+    from qup.runner.up import UpOptions, provision_again
+    from qup.ui import open_interface
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = checked_config(context, Overrides())
+        _check_steps(config, steps or [])
+        options = UpOptions(wanted=Wanted(only=tuple(steps or ()), again=True))
+        roster = roster_of(config)
+        for_each(
+            context,
+            roster.choose(names or []),
+            lambda name: provision_again(context, config.machines[name], options),
+            jobs=jobs,
+            after=roster.after,
+        )
+
+
+def make_options(
+    config: Config, trust_accelerator: bool, no_provision: bool, steps: list[str] | None
+) -> UpOptions:
+    """What was asked of a start besides the configuration."""
+    from qup.runner.provision import Wanted
+    from qup.runner.up import UpOptions
+
+    _check_steps(config, steps or [])
+    wanted = Wanted(none=no_provision, only=tuple(steps or ()))
+    return UpOptions(trust_accelerator=trust_accelerator, wanted=wanted)
+
+
+def _check_steps(config: Config, steps: list[str]) -> None:
+    from qup.runner.provision import check_names
+
+    if steps:
+        check_names(steps, config)
+
+
 def checked_config(context: Context, overrides: Overrides) -> Config:
     """The Qupfile's configuration, which is trusted if it has to be."""
     config = load_config(context, overrides)
-    require_trust(context.project, config)
+    require_trust(context, config)
     return config
 
 

@@ -7,7 +7,7 @@ import typer
 from qup.cli.common import AsJson, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, with_settings
-from qup.cli.up import NoProvision, TrustAccelerator, checked_config, roster_of
+from qup.cli.up import NoProvision, TrustAccelerator, checked_config, make_options, roster_of
 
 
 @with_settings
@@ -30,15 +30,14 @@ def upgrade(
 
     Examples: `qup upgrade`, `qup upgrade docker`
     """
-    from qup.runner.up import UpOptions
     from qup.runner.upgrade import upgrade as run_upgrade
     from qup.store import read_state
     from qup.ui import open_interface
 
-    options = UpOptions(trust_accelerator=trust_accelerator, provision=not no_provision)
     with open_interface(as_json=as_json, quiet=quiet) as show:
         context = globals_of(ctx).context(show)
         config = checked_config(context, overrides)
+        options = make_options(config, trust_accelerator, no_provision, None)
         chosen = roster_of(config).choose(names or [])
         if not names:
             states = {name: read_state(context.project.machine(name)) for name in chosen}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from qup import process
 from qup.errors import ProvisionError
 from qup.guest import ssh
 from qup.paths import RuntimeFolder, SshFolder
@@ -14,24 +16,71 @@ from qup.process import Result
 
 SSH_FAILED = 255
 COPY_TIMEOUT = 600.0
+TIDY_TIMEOUT = 20.0
+"""Seconds that a short command may take though its step's time is over."""
 _RECEIVE = 'umask 077 && cat > "$1.qup-part" && chmod "$2" "$1.qup-part" && mv "$1.qup-part" "$1"'
 
 
 class SshGuest:
     """A guest reached by OpenSSH over the machine's shared connection."""
 
-    def __init__(self, machine: str, folder: SshFolder, runtime: RuntimeFolder) -> None:
+    def __init__(
+        self,
+        machine: str,
+        folder: SshFolder,
+        runtime: RuntimeFolder,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Reach a machine; ``timeout`` is in seconds from now, for all that is done in it."""
         self._machine = machine
         self._folder = folder
         self._runtime = runtime
+        self._timeout = timeout
+        self._began = time.monotonic()
 
     @property
     def name(self) -> str:
         return self._machine
 
+    @property
+    def ssh_config(self) -> Path:
+        """Configuration for OpenSSH in which the machine's name is a host."""
+        return self._folder.config
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds that the step may still take; None for any number."""
+        if self._timeout is None:
+            return None
+        return max(0.0, self._timeout - (time.monotonic() - self._began))
+
+    @property
+    def _patience(self) -> float | None:
+        """Seconds for a short command: tidying up is possible even when the time is over."""
+        return None if self.time_left is None else max(TIDY_TIMEOUT, self.time_left)
+
+    def stream(self, argv: Sequence[str], report: Callable[[str], None]) -> int:
+        """Run a command and hand over its output as it comes; see :class:`qup.api.Guest`."""
+        code = process.follow(self._words(argv), report, timeout=self.time_left).code
+        if code == SSH_FAILED:
+            raise ProvisionError(
+                "the connection to the guest broke, or the command ended with 255",
+                hint="a step that reboots the guest has to do so in the background, as its last"
+                " act: '(sleep 1; reboot) >/dev/null 2>&1 &'",
+            )
+        return code
+
+    def _words(self, argv: Sequence[str]) -> list[str]:
+        return ssh.command(
+            self._folder, self._machine, ("-T", "-o", "BatchMode=yes"), (shlex.join(argv),)
+        )
+
     def run(self, argv: Sequence[str], *, input: str | None = None, check: bool = True) -> Result:
         """Run a command in the guest; see :class:`qup.api.Guest`."""
-        result = ssh.run_in_guest(self._folder, self._machine, argv, input=input)
+        result = ssh.run_in_guest(
+            self._folder, self._machine, argv, input=input, timeout=self._patience
+        )
         if result.code == SSH_FAILED:
             raise ProvisionError("the connection to the guest broke", details=result.stderr)
         if check and result.code != 0:
@@ -53,9 +102,7 @@ class SshGuest:
             self._copy(["cat", "--", source], stdin=subprocess.DEVNULL, stdout=file.fileno())
 
     def _copy(self, remote: Sequence[str], *, stdin: int, stdout: int) -> None:
-        words = ssh.command(
-            self._folder, self._machine, ("-T", "-o", "BatchMode=yes"), (shlex.join(remote),)
-        )
+        words = self._words(remote)
         done = subprocess.run(
             words,
             stdin=stdin,

@@ -8,8 +8,8 @@ is: never on the way to ``status`` or ``ssh``.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -37,6 +37,7 @@ Windows keeps for devices is not allowed, nor is the name that leads back to the
 
 HOSTNAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*", re.ASCII)
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}", re.ASCII)
+STEP_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,62}[A-Za-z0-9])?", re.ASCII)
 QEMU_WORD = re.compile(rf"(?!help\Z){_WORD}", re.ASCII)
 QEMU_CPU = re.compile(rf"(?!(?:.*,)?help(?:,|\Z)){_WORD}(?:,{_FEATURE})*", re.ASCII)
 """A model and its features. ``help`` would make QEMU print a list and end."""
@@ -167,10 +168,21 @@ Display = Annotated[
         }
     ),
 ]
+StepName = Annotated[
+    str,
+    _matching(STEP_NAME, "a step's name (letters, digits, blanks, . _ -)"),
+    _described(STEP_NAME),
+]
 
 
 class Settings(BaseModel):
-    """Base of every table: strict types, kebab-case keys, nothing unknown, frozen."""
+    """Base of every table: strict types, kebab-case keys, nothing unknown, frozen.
+
+    Attributes:
+        shorthand: the field that plain text stands for where a table is expected.
+    """
+
+    shorthand: ClassVar[str | None] = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -357,7 +369,29 @@ class MachineSettings(Settings):
     )
     provision: tuple[dict[str, Any], ...] = Field(
         default=(),
-        description="Steps to run in the guest, each {<provisioner> = options}.",
+        description="Steps that set the guest up, each {<provisioner> = options}.",
+    )
+
+
+class StepSettings(Settings):
+    """What every ``[[machine.provision]]`` may have besides its provisioner."""
+
+    name: StepName | None = Field(
+        default=None, description="What the step is called: for --provision-with and in messages."
+    )
+    run: Literal["changed", "once", "always", "never"] | None = Field(
+        default=None,
+        description="When it runs: 'changed' (until it has succeeded with just this content; the"
+        " default), 'once' (until it has succeeded), 'always' (at each 'qup up'; the default of"
+        " 'host'), 'never' (only when it is named).",
+    )
+    timeout: Duration | None = Field(
+        default=None, description="How long it may take. Default: for ever."
+    )
+    on: Literal["before-up", "up", "after-up"] = Field(
+        default="up",
+        description="The moment: before QEMU starts (only for steps on this computer), when ssh"
+        " answers, or after all steps with 'up'.",
     )
 
 
@@ -367,6 +401,11 @@ class ProvisionerUse:
 
     name: str
     options: BaseModel
+    step: StepSettings = field(default_factory=StepSettings)
+
+    def title(self, number: int) -> str:
+        """What the step is called: by the user, or by its provisioner and its number."""
+        return self.step.name or f"{self.name} {number}"
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,32 @@ class DisplayPlan:
 
 @dataclass(frozen=True)
 class ProvisionStep:
-    """One provisioner to run: its name, its options, and a digest of both and their inputs."""
+    """One provisioner to run.
+
+    Attributes:
+        provisioner: its name.
+        options: its options.
+        digest: SHA-256 over both and what the options refer to.
+        name: what the user calls the step, or ``<provisioner> (<number>)``.
+        run: ``changed``, ``once``, ``always`` or ``never``.
+        on: ``before-up``, ``up`` or ``after-up``.
+        timeout: seconds; None for ever.
+        on_host: whether it runs programs on this computer.
+    """
 
     provisioner: str
     options: dict[str, Any]
     digest: str
+    name: str = ""
+    run: str = "changed"
+    on: str = "up"
+    timeout: float | None = None
+    on_host: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What is remembered when it has succeeded."""
+        return f"once:{self.name}" if self.run == "once" else self.digest
 
 
 @dataclass(frozen=True)

@@ -183,6 +183,7 @@ KINDS = {
         "qup_provisioners",
         {"digest": Answer((str,)), "run": Answer((object,))},
         {"summary": _is_text, "options": _is_options},
+        optional={"risk": Answer((str, type(None)))},
     ),
     "command": Kind(
         "qup_commands",

@@ -70,6 +70,8 @@ BUILTIN = (
     "qup.builtin.seeder_format_me",
     "qup.builtin.seeder_none",
     "qup.builtin.shell",
+    "qup.builtin.file_step",
+    "qup.builtin.host_step",
     "qup.builtin.checks",
 )
 """Plugins that are always there. They come in by the same hooks as anybody's."""

@@ -14,6 +14,7 @@ from qup.model.config import (
     NetworkUse,
     Origin,
     ProvisionerUse,
+    StepSettings,
 )
 from qup.model.display import NONE
 from qup.model.settings import BY_KEY
@@ -323,26 +324,34 @@ class _Machine:
 
     def provisioner(self, entry: Mapping[str, Any], index: int) -> ProvisionerUse | None:
         path: KeyPath = ("provision", index)
-        if len(entry) != 1:
+        common = {key: value for key, value in entry.items() if key in STEP_KEYS}
+        own = {key: value for key, value in entry.items() if key not in STEP_KEYS}
+        if len(own) != 1:
             names = ", ".join(self.registry.provisioners)
-            got = ", ".join(shorten(key) for key in list(entry)[:5]) or "none"
+            got = ", ".join(shorten(key) for key in list(own)[:5]) or "none"
             hint = f"one step is [[machine.provision]] with one of: {names}"
-            self.refuse(path, f"a step has one key, a provisioner's name; got {got}", hint)
+            self.refuse(path, f"a step has one provisioner; got {got}", hint)
             return None
-        ((name, value),) = entry.items()
+        ((name, value),) = own.items()
+        step = self.validate(StepSettings, common, path, "the settings")
         found = self.registry.provisioners.get(name)
         if found is None:
             self.missing("provisioner", name, list(self.registry.provisioners), (*path, name))
             return None
-        if isinstance(value, str) and "inline" in found.options.model_fields:
-            value = {"inline": value}
+        shorthand = found.options.shorthand
+        if isinstance(value, str) and shorthand:
+            value = {shorthand: value}
         if not isinstance(value, dict):
-            wanted = "a table or text" if "inline" in found.options.model_fields else "a table"
+            wanted = "a table or text" if shorthand else "a table"
             message = f"expected {wanted}, got {explain.describe(value)}"
             self.refuse((*path, name), message)
             return None
         options = self.validate(found.options, value, (*path, name), f"provisioner {name!r}")
-        return None if options is None else ProvisionerUse(name, options)
+        if options is None or not isinstance(step, StepSettings):
+            return None
+        if step.on == "before-up" and not getattr(found, "on_host", False):
+            self.refuse((*path, "on"), f"{name!r} runs in the guest, which is not up before 'up'")
+        return ProvisionerUse(name, options, step)
 
     def validate(
         self,
@@ -431,6 +440,8 @@ class _Machine:
 
 
 DEFAULT_MODE: str = MachineSettings().network.mode
+STEP_KEYS = frozenset(StepSettings.model_fields)
+"""Keys of a provisioning step that don't name its provisioner."""
 
 
 def _field_type(model: Any, alias: object) -> Any:

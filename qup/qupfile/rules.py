@@ -6,8 +6,8 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
 
 from qup.model.config import Config, DiskSettings, name_disk
 from qup.model.display import Display, VncAddress, explain_distrust, parse_display
@@ -17,6 +17,9 @@ from qup.qupfile import explain
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
 from qup.toml_positions import KeyPath
+
+if TYPE_CHECKING:
+    from qup.api import Provisioner
 
 TRUSTED_PROGRAM = re.compile(r"qemu-system-[a-z0-9_]+", re.ASCII)
 """A QEMU that is found on PATH: what it runs was installed by the user."""
@@ -35,11 +38,18 @@ class Untrusted(NamedTuple):
     description: str
 
 
-def find_untrusted(config: Config) -> list[Untrusted]:
+def find_untrusted(
+    config: Config, provisioners: Mapping[str, Provisioner], project: Path
+) -> list[Untrusted]:
     """What the user has to trust before it is used.
 
     Only values of the Qupfile count: the environment and the command line are the user's own
     words.
+
+    Args:
+        config: all of it.
+        provisioners: they know what their steps could do to this computer.
+        project: the Qupfile's folder.
     """
     found = []
     for name, machine in config.machines.items():
@@ -56,6 +66,10 @@ def find_untrusted(config: Config) -> list[Untrusted]:
                 title = name_disk(disk, index)
                 text = f"{_show(json.dumps(disk.image))} (disk {title!r}, {reason})"
                 found.append(Untrusted(name, "disks", text))
+        for number, use in enumerate(machine.provision, 1):
+            risk = getattr(provisioners[use.name], "risk", None)
+            if risk is not None and (text := risk(use.options, project)):
+                found.append(Untrusted(name, "provision", _show(f"step {number} {text}")))
     return [item for item in found if config.origins[item.machine][item.key].layer == "Qupfile"]
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from qup.model.config import MACHINE_NAME, MachineSettings, NetworkSettings, json_pattern
+from qup.model.config import (
+    MACHINE_NAME,
+    MachineSettings,
+    NetworkSettings,
+    StepSettings,
+    json_pattern,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -98,17 +104,20 @@ def _describe_network(registry: Registry, network: Schema, definitions: Schema) 
 
 def _describe_steps(registry: Registry, definitions: Schema) -> Schema:
     choices = []
+    common = _describe(StepSettings, "step", definitions)["properties"]
     for name, item in sorted(registry.provisioners.items()):
         options: Schema = _describe(item.options, f"provision-{name}", definitions)
-        if "inline" in item.options.model_fields:
-            options = {"anyOf": [options, {"type": "string", "description": "The same inline."}]}
+        if shorthand := item.options.shorthand:
+            text = f"The same with {shorthand!r} alone."
+            forms = [options, {"type": "string", "description": text}]
+            options = {"description": item.summary, "anyOf": forms}
         choices.append(
             {
                 "type": "object",
                 "description": item.summary,
                 "required": [name],
                 "additionalProperties": False,
-                "properties": {name: options},
+                "properties": {name: options, **common},
             }
         )
     return {"anyOf": choices} if choices else {"type": "object"}

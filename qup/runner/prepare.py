@@ -187,11 +187,23 @@ def _user_data(ctx: Context, config: MachineConfig) -> str | None:
 
 def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
     steps = []
-    for use in config.provision:
+    for number, use in enumerate(config.provision, 1):
         provisioner = ctx.plugins.provisioners[use.name]
         inputs = provisioner.digest(use.options, ctx.project.root)
         options = use.options.model_dump(mode="json", by_alias=True)
         text = json.dumps([use.name, options, inputs], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        steps.append(ProvisionStep(use.name, options, digest))
+        on_host = bool(getattr(provisioner, "on_host", False))
+        steps.append(
+            ProvisionStep(
+                use.name,
+                options,
+                digest,
+                name=use.title(number),
+                run=use.step.run or ("always" if on_host else "changed"),
+                on=use.step.on,
+                timeout=use.step.timeout,
+                on_host=on_host,
+            )
+        )
     return tuple(steps)

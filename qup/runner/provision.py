@@ -2,17 +2,103 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TextIO
 
-from qup.errors import ProvisionError
+from qup.errors import ProvisionError, UsageError
 from qup.guest.session import SshGuest
-from qup.model.config import MachineConfig, ProvisionerUse
+from qup.model.config import Config, MachineConfig, ProvisionerUse
 from qup.model.events import Output
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
+from qup.model.units import MIB
+from qup.paths import MachineFolder, SshFolder, runtime_folder
+from qup.process import TooLong
 from qup.runner.context import Context
 from qup.store import write_state
+
+BEFORE, DURING = ("before-up",), ("up", "after-up")
+"""The moments of steps, in their order."""
+
+OUTPUT_LIMIT = 16 * MIB
+"""Bytes of one step's output that are shown and kept."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which steps are to run.
+
+    Attributes:
+        none: leave them all out.
+        only: names of steps or provisioners: run these, whether they are done or not.
+        again: run also those that are done.
+    """
+
+    none: bool = False
+    only: tuple[str, ...] = ()
+    again: bool = False
+
+    def takes(self, step: ProvisionStep, done: Sequence[str]) -> bool:
+        """Whether a step is to run, where ``done`` is what has succeeded before."""
+        if self.only:
+            return step.name in self.only or step.provisioner in self.only
+        if self.none or step.run == "never":
+            return False
+        return self.again or step.run == "always" or step.mark not in done
+
+
+def check_names(names: Sequence[str], config: Config) -> None:
+    """Make sure that each name means a step of some machine.
+
+    Raises:
+        UsageError: it doesn't.
+    """
+    known = {
+        word
+        for machine in config.machines.values()
+        for number, use in enumerate(machine.provision, 1)
+        for word in (use.title(number), use.name)
+    }
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"no machine has a provisioning step {name!r}",
+                hint=f"there is: {', '.join(sorted(known))}" if known else "there is none at all",
+            )
+
+
+def provision(
+    ctx: Context,
+    config: MachineConfig,
+    plan: Plan,
+    folder: MachineFolder,
+    state: State,
+    *,
+    wanted: Wanted,
+    moments: Sequence[str] = DURING,
+) -> tuple[State, bool]:
+    """Run the steps of some moments that have to run.
+
+    Returns:
+        The state with what has succeeded, and whether any step ran.
+
+    Raises:
+        ProvisionError: a step failed; those before it are remembered as done.
+    """
+    ran, done = False, state.provisioned
+    uses = list(zip(config.provision, plan.provision, strict=True))
+    for moment in moments:
+        for number, (use, step) in enumerate(uses, 1):
+            if step.on != moment or not wanted.takes(step, done):
+                continue
+            _run_step(ctx, config.name, number, use, step, folder, state)
+            ran = True
+            if step.run != "always" and step.mark not in state.provisioned:
+                state = replace(state, provisioned=(*state.provisioned, step.mark))
+                write_state(folder, state)
+    return state, ran
 
 
 @dataclass
@@ -22,33 +108,17 @@ class _Log:
     ctx: Context
     machine: str
     source: str
-    folder: MachineFolder
-    stream: str
+    file: TextIO
+    room: int = OUTPUT_LIMIT
 
     def add(self, text: str) -> None:
-        with self.folder.log(self.stream).open("a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        if self.room < 0:
+            return
+        self.room -= len(text) + 1
+        if self.room < 0:
+            text = f"(more than {OUTPUT_LIMIT // MIB} MiB of output: the rest is left out)"
+        self.file.write(text + "\n")
         self.ctx.emit(Output(self.machine, self.source, text))
-
-
-def provision(
-    ctx: Context, config: MachineConfig, plan: Plan, folder: MachineFolder, state: State
-) -> bool:
-    """Run the steps that have not succeeded yet; returns whether there were any.
-
-    Raises:
-        ProvisionError: a step failed; those before it are remembered as done.
-    """
-    done = set(state.provisioned)
-    ran = False
-    for number, (use, step) in enumerate(zip(config.provision, plan.provision, strict=True), 1):
-        if step.digest in done:
-            continue
-        _run_step(ctx, config.name, number, use, step, folder, state)
-        state = replace(state, provisioned=(*state.provisioned, step.digest))
-        write_state(folder, state)
-        ran = True
-    return ran
 
 
 def _run_step(
@@ -60,20 +130,31 @@ def _run_step(
     folder: MachineFolder,
     state: State,
 ) -> None:
-    stream = f"provision-{number}"
-    folder.log(stream).unlink(missing_ok=True)
-    log = _Log(ctx, machine, step.provisioner, folder, stream)
-    runtime: RuntimeFolder = runtime_folder(state.id)
-    guest = SshGuest(machine, SshFolder(folder.ssh), runtime)
+    path = folder.log(f"provision-{number}")
+    with suppress(FileNotFoundError):
+        path.unlink()
+    guest = SshGuest(machine, SshFolder(folder.ssh), runtime_folder(state.id), timeout=step.timeout)
     provisioner = ctx.plugins.provisioners[use.name]
-    with ctx.phase(machine, "provision", f"provisioning: {use.name} ({number})"):
+    where = "on this computer" if step.on_host else "provisioning"
+    with (
+        path.open("x", encoding="utf-8", errors="replace") as file,
+        ctx.phase(machine, "provision", f"{where}: {step.name}"),
+    ):
+        log = _Log(ctx, machine, step.name, file)
         try:
             provisioner.run(use.options, guest, ctx.project.root, log.add)
-        except ProvisionError as exc:
+        except (ProvisionError, TooLong) as exc:
+            late = isinstance(exc, TooLong)
+            reason = f"it did not finish within {step.timeout:g} s" if late else exc.message
             raise ProvisionError(
-                f"machine {machine}: provisioning step {number} ({use.name}) failed: {exc.message}",
-                details=exc.details,
-                hint=f"its log: {folder.log(stream)}; the machine runs, 'qup up {machine}' tries"
-                " this step again",
+                f"machine {machine}: provisioning step {number} ({step.name}) failed: {reason}",
+                details=None if late else exc.details,
+                hint=_advise(machine, step, path, exc.hint),
                 machine=machine,
             ) from exc
+
+
+def _advise(machine: str, step: ProvisionStep, log: object, hint: str | None) -> str:
+    again = f"'qup up {machine}' tries this step again"
+    runs = again if step.on in BEFORE else f"the machine runs, {again}"
+    return f"{hint + '; ' if hint else ''}its log: {log}; {runs}"

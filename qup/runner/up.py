@@ -7,9 +7,9 @@ the next one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from qup.boxes.cache import DISK
 from qup.errors import GuestError, Interrupted, MachineError
@@ -48,11 +48,11 @@ from qup.runner.forwards import (
 from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
 from qup.runner.materials import check_disk, now, prepare, require_box
-from qup.runner.observe import BROKEN, CRASHED, Observation, observe
+from qup.runner.observe import BROKEN, CRASHED, Observation, observe, require_alive
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
-from qup.runner.provision import provision
+from qup.runner.provision import BEFORE, DURING, Wanted, provision
 from qup.runner.ready import forget_place, note_place, wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
@@ -80,12 +80,12 @@ class UpOptions:
 
     Attributes:
         trust_accelerator: don't prove the accelerator that the configuration names.
-        provision: run the provisioning steps that have not succeeded yet.
+        wanted: which provisioning steps are to run.
         attach: connects to the console; called before the guest prints anything.
     """
 
     trust_accelerator: bool = False
-    provision: bool = True
+    wanted: Wanted = field(default_factory=Wanted)
     attach: Attach | None = None
 
 
@@ -130,6 +130,23 @@ def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None
     _Up(ctx, config, options, create_folders(ctx.project, config.name)).check()
 
 
+def provision_again(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
+    """Run the provisioning steps of a machine that is up, as far as they are wanted.
+
+    Raises:
+        MachineError: it isn't up.
+        ProvisionError: a step failed.
+    """
+    began = time.monotonic()
+    folder = ctx.project.machine(config.name)
+    require_alive(folder)
+    with ctx.lock(folder):
+        ran = _Up(ctx, config, options, folder).provision_again(require_alive(folder))
+        ctx.emit(Finished(config.name, "provision", ran, time.monotonic() - began))
+    if not ran:
+        ctx.tell(config.name, "has no provisioning steps to run")
+
+
 @dataclass
 class _Up:
     ctx: Context
@@ -142,6 +159,17 @@ class _Up:
         return self.config.name
 
     # --- It runs already ---
+
+    def provision_again(self, state: State) -> bool:
+        """Run provisioning steps, and nothing else; whether there were any."""
+        if not (state.launch and state.launch.ready):
+            raise MachineError(
+                f"machine {self.name} is not ready: ssh has not answered yet",
+                hint=f"'qup up {self.name}' waits for it",
+                machine=self.name,
+            )
+        plan, _ = self._plan_again(state)
+        return self._provision(plan, state)[1]
 
     def resume(self, seen: Observation) -> bool:
         """Finish what is unfinished about a machine that runs, and say what is different."""
@@ -172,7 +200,8 @@ class _Up:
         share_names(self.ctx, self.config)
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
-        changed = self._provision(plan, state) or changed or applied.changed
+        _, ran = self._provision(plan, state)
+        changed = ran or changed or applied.changed
         _report(self.name, applied.failures)
         return changed
 
@@ -239,6 +268,7 @@ class _Up:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
         state = prepare(self.ctx, self.config, self.folder, plan, box, old)
+        state, _ = self._provision(plan, state, BEFORE)
         runtime = runtime_folder(state.id)
         state = self._record(plan, state, runtime)
         with self._undo_on_failure(state):
@@ -342,10 +372,13 @@ class _Up:
         write_plan(self.folder, plan.to_dict())
         return state, applied.failures
 
-    def _provision(self, plan: Plan, state: State) -> bool:
-        if not self.options.provision:
-            return False
-        return provision(self.ctx, self.config, plan, self.folder, state)
+    def _provision(
+        self, plan: Plan, state: State, moments: Sequence[str] = DURING
+    ) -> tuple[State, bool]:
+        wanted = self.options.wanted
+        return provision(
+            self.ctx, self.config, plan, self.folder, state, wanted=wanted, moments=moments
+        )
 
     # --- When it fails ---
 

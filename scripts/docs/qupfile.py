@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from qup.model.config import StepSettings
 from qup.model.settings import SETTINGS, Kind, Setting
 from qup.plugins import Plugins
 from qup.qupfile import schema
@@ -38,9 +39,13 @@ def write_reference() -> str:
         )
         for choice in definitions["network"]["anyOf"]  # one for each mode; the default is first
     ]
+    properties = _properties(StepSettings)
+    text = plain("What every step may have besides its provisioner.")
+    parts.append(_section("[[machine.provision]]", "", properties, {}, text, variables=False))
     for name, item in registry.provisioners.items():
         heading = f"[[machine.provision]]: {name}"
-        text = plain(f"`{name} = {{ ... }}`: {item.summary}. Text instead of a table is `inline`.")
+        short = f" Text instead of a table is `{item.options.shorthand}`."
+        text = plain(f"`{name} = {{ ... }}`: {item.summary}.{short * bool(item.options.shorthand)}")
         parts.append(_section(heading, "", _properties(item.options), {}, text, variables=False))
     return "\n\n".join(parts)
 

@@ -14,7 +14,16 @@ from scripts.docs import cli
 from scripts.docs.pages import ROOT
 
 PAGE = (ROOT / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
-VERBS = {"qup up", "qup down", "qup kill", "qup reload", "qup destroy", "qup box build"}
+VERBS = {
+    "qup upgrade",
+    "qup up",
+    "qup down",
+    "qup kill",
+    "qup reload",
+    "qup provision",
+    "qup destroy",
+    "qup box build",
+}
 Key = tuple[str, ...]
 
 
