@@ -17,7 +17,7 @@ from qup.model.config import DiskSettings, MachineConfig, name_disk
 from qup.model.drives import FURTHER
 from qup.model.plan import Disk, Plan
 from qup.model.units import format_size
-from qup.paths import MachineFolder, Project
+from qup.paths import MachineFolder, Project, make_private
 from qup.qemu import disk as qemu_disk
 from qup.runner.context import Context
 
@@ -153,7 +153,7 @@ def prepare_disks(ctx: Context, machine: str, folder: MachineFolder, plan: Plan)
 
 def _prepare_own(ctx: Context, machine: str, path: Path, disk: Disk) -> None:
     size = disk.size or 0
-    path.parent.mkdir(mode=0o700, exist_ok=True)
+    make_private(path.parent)  # which refuses a link to a folder with somebody's own images
     if not os.path.lexists(path):
         qemu_disk.create_blank(path, size)
         ctx.tell(machine, f"made disk {disk.serial!r} of {format_size(size)}")

@@ -39,6 +39,8 @@ def write_reference() -> str:
         )
         for choice in definitions["network"]["anyOf"]  # one for each mode; the default is first
     ]
+    disks = definitions["machine.DiskSettings"]["properties"]
+    parts.append(_section("[[machine.disks]]", "", disks, definitions, variables=False))
     properties = _properties(StepSettings)
     text = plain("What every step may have besides its provisioner.")
     parts.append(_section("[[machine.provision]]", "", properties, {}, text, variables=False))

@@ -170,6 +170,14 @@ def test_a_prepared_disk_is_refused(world: World, write: Write) -> None:
     done = world("up")
     assert done.code == 6
     assert "is a link" in done.stderr
+    file.unlink()
+    file.parent.rmdir()
+    (world.folder / "mine").mkdir()
+    make_image(world.folder / "mine" / "data.qcow2")
+    file.parent.symlink_to(world.folder / "mine")
+    done = world("up")
+    assert done.code == 5
+    assert "belongs to somebody else or is no folder" in done.stderr
 
 
 def test_an_image_in_use_is_told_with_its_user(world: World, write: Write) -> None:
