@@ -273,6 +273,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "network.bridge": tap.get("bridge") or "none",
             "network.host-address": tap.get("host_address") or "none",
             "network.address": nic["plan"].get("ssh_address") or "none",
+            "network.gateway": nic["plan"].get("address", {}).get("gateway") or "none",
             "network": _netdev_in_words(nic),
             "network.forward": ", ".join(str(item) for item in forwards) or "none",
             "network.ports": _ports_in_words(nic["plan"].get("ports")),

@@ -6,6 +6,7 @@ it may, and is gone when QEMU ends.
 
 from __future__ import annotations
 
+import ipaddress
 import pwd
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -35,10 +36,11 @@ from qup.builtin.taps import (
     INTERFACE_SCHEMA,
     check_gateway,
     check_guest_address,
-    check_host_address,
     check_interface,
+    check_own_address,
     find_common_problems,
     find_device_problems,
+    find_route,
     make_command,
     plan_tap,
     user_name,
@@ -96,7 +98,7 @@ def _options() -> type[Settings]:
         AfterValidator(lambda text, info: check_gateway(text, info.data)),
         WithJsonSchema(GATEWAY_SCHEMA),
     ]
-    own = Annotated[str, AfterValidator(check_host_address), WithJsonSchema(HOST_SCHEMA)]
+    own = Annotated[str, AfterValidator(check_own_address), WithJsonSchema(HOST_SCHEMA)]
 
     class TapOptions(Settings):
         """``[machine.network]`` with ``mode = "tap"``"""
@@ -140,11 +142,13 @@ def _find_making_problems(options: Any) -> Iterator[Problem]:
         )
     if bridge is not None:
         yield from find_bridge_problems(bridge)
-    if options.host_address and is_own_address(options.host_address.partition("/")[0]):
-        yield Problem(
-            f"network.host-address = {options.host_address} is on another interface already",
-            "take an address of another network",
-        )
+    if options.host_address is not None:
+        network = ipaddress.IPv4Interface(options.host_address).network
+        if taken := find_route(network, ignore=name):
+            yield Problem(
+                f"network.host-address = {options.host_address}: {network} is behind {taken}",
+                "take another private network; 'ip route' shows those that are in use",
+            )
 
 
 def find_bridge_problems(name: str) -> Iterator[Problem]:
@@ -173,7 +177,7 @@ def _find_problems(interface: Interface, options: Any) -> Iterator[Problem]:
             f"{name} is an interface, but no tap",
             f"take another network.interface; 'ip -d link show {name}' says what it is",
         )
-    elif tap.busy:
+    elif tap.busy and not tap.multi_queue:
         yield _explain_busy(name)
     elif not tap.is_open_to_me():
         yield _explain_owner(name, tap)

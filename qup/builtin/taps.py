@@ -6,13 +6,17 @@ import getpass
 import ipaddress
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qup.api import AddressPlan, Host, NicPlan, NicRequest, Problem, Tap, is_own_address
 
 TUN = Path("/dev/net/tun")
+ROUTES = Path("/proc/net/route")
+"""Numbers in it are hexadecimal, in the computer's order of bytes (``net/ipv4/fib_trie.c``)."""
 
 INTERFACE = re.compile(r"(?!(?:all|default)\Z)[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", re.ASCII)
 """A name of a network interface: the kernel takes up to 15 bytes (``IFNAMSIZ``). It would take
@@ -90,6 +94,23 @@ def check_host_address(text: str) -> str:
     return str(interface)
 
 
+def check_own_address(text: str) -> str:
+    """Take an address for this computer, with its prefix length: one of a private network.
+
+    Raises:
+        ValueError: it is none. On an address of the world's, packets for others would go to the
+            guest from then on.
+    """
+    interface = ipaddress.IPv4Interface(check_host_address(text))
+    shared = ipaddress.IPv4Network("100.64.0.0/10")  # RFC 6598
+    if not (interface.network.is_private or interface.network.subnet_of(shared)):
+        raise ValueError(
+            f"{text} is not in a private network: those are in 10.0.0.0/8, 172.16.0.0/12 and"
+            " 192.168.0.0/16"
+        )
+    return str(interface)
+
+
 _OCTETS = r"[0-9]{1,3}(\.[0-9]{1,3}){3}"
 INTERFACE_SCHEMA = {
     "type": "string",
@@ -154,6 +175,24 @@ def user_name() -> str:
         return getpass.getuser()
     except (OSError, KeyError):
         return str(os.getuid())
+
+
+def find_route(network: ipaddress.IPv4Network, ignore: str) -> str | None:
+    """The interface behind which some of a network is already, if there is one.
+
+    Args:
+        network: the network.
+        ignore: an interface that doesn't count.
+    """
+    with suppress(OSError):
+        for line in ROUTES.read_text(encoding="utf-8").splitlines()[1:]:
+            words = line.split()
+            with suppress(ValueError, IndexError):
+                base, mask = (int(words[at], 16).to_bytes(4, sys.byteorder) for at in (1, 7))
+                known = ipaddress.IPv4Network((base, str(ipaddress.IPv4Address(mask))), False)
+                if words[0] != ignore and known.prefixlen and known.overlaps(network):
+                    return f"{words[0]} ({known})"
+    return None
 
 
 def make_command(*commands: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def test_importing_them_does_not_import_pydantic(module: Any) -> None:
         ({"host-address": "10.0.0.1"}, "with its prefix length"),
         ({"host-address": "10.0.0.1/33"}, "with its prefix length"),
         ({"host-address": "10.0.0.0/24"}, "of a whole network"),
+        ({"host-address": "8.8.8.1/24"}, "not in a private network"),
+        ({"host-address": "10.0.0.1/4"}, "not in a private network"),
         ({"forward": ["80:80"]}, "not permitted"),
     ],
 )
@@ -205,3 +208,23 @@ def test_command_line() -> None:
     line = " ".join(qemu_words(make_plan(second)))
     assert "tap,id=net1,ifname=vm0" in line
     assert "guest_agent" not in line  # ssh goes through the first card
+
+
+ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+vm0\t0007A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+broken
+"""
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table is of a little-endian computer")
+def test_networks_that_are_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(taps, "ROUTES", tmp_path / "route")
+    assert taps.find_route(ipaddress.IPv4Network("192.168.1.0/24"), "vm0") is None
+    (tmp_path / "route").write_text(ROUTES)
+    for network in ("192.168.1.0/24", "192.168.1.128/25", "192.168.0.0/16"):
+        found = taps.find_route(ipaddress.IPv4Network(network), "vm0")
+        assert found == "eth0 (192.168.1.0/24)"
+    for network in ("192.168.7.0/24", "10.0.0.0/8"):
+        assert taps.find_route(ipaddress.IPv4Network(network), "vm0") is None
