@@ -28,6 +28,8 @@ from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
 
 AUTO = "auto"
+UPGRADES = "upgrade"
+"""Instead of an obstacle: ``qup upgrade`` applies it."""
 FIRST_BOOT = "the guest reads it at its first boot only"
 
 
@@ -189,7 +191,9 @@ def describe_obstacles(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
     found = [
         f"{key}: {before.get(key)} -> {value} ({reason})"
         for key, value in after.items()
-        if before.get(key) != value and (reason := _find_obstacle(key, old, new))
+        if before.get(key) != value
+        and (reason := _find_obstacle(key, old, new))
+        and reason != UPGRADES
     ]
     if old["seed"].get("user_data") != new["seed"].get("user_data"):
         found.append(f"user-data ({FIRST_BOOT})")
@@ -199,7 +203,7 @@ def describe_obstacles(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[s
 def _find_obstacle(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Why a restart can't apply what has changed about a key; empty if it can."""
     if key == "box":
-        return "a disk can't change its box"
+        return UPGRADES if old["box"].get("iso") else "a disk can't change its box"
     if key == "seeder":
         return FIRST_BOOT
     if key == "disk" and _main_disk(new)["size"] < _main_disk(old)["size"]:

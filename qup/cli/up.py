@@ -74,7 +74,7 @@ def up(
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
         running = work.do(chosen, partial(_start, context, config))
     if not as_json and not quiet:
-        _say_how_to_get_in(config, running)
+        _say_how_to_get_in(context, config, running)
 
 
 @with_settings
@@ -256,8 +256,14 @@ def _start(context: Context, config: Config, name: str, options: UpOptions) -> N
         context.tell(name, "is up already")
 
 
-def _say_how_to_get_in(config: Config, chosen: list[str]) -> None:
+def _say_how_to_get_in(context: Context, config: Config, chosen: list[str]) -> None:
+    from qup.store import read_state
+
     for name in chosen:
+        state = read_state(context.project.machine(name))
+        if state and state.launch and not state.launch.login:
+            typer.echo(f"{name} runs: qup console{'' if len(config.machines) == 1 else ' ' + name}")
+            continue
         forwards = any(getattr(use.options, "forward", ()) for use in config.machines[name].nics)
         word = "qup ssh" if len(config.machines) == 1 else f"qup ssh {name}"
         line = f"{name} is ready: {word}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from qup.cli.common import AsJson, Names, Quiet, for_each
@@ -14,6 +16,9 @@ from qup.cli.up import NoProvision, TrustAccelerator, checked_config, make_optio
 def upgrade(
     ctx: typer.Context,
     names: Names = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
+    ] = False,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
     as_json: AsJson = False,
@@ -47,4 +52,8 @@ def upgrade(
             chosen = [name for name, box in boxes.items() if box is not None and box.spec.iso]
             if not chosen:
                 context.tell("", "no machine here boots from an ISO: there is nothing to upgrade")
-        for_each(context, chosen, lambda name: run_upgrade(context, config.machines[name], options))
+
+        def act(name: str) -> None:
+            run_upgrade(context, config.machines[name], options, force=force)
+
+        for_each(context, chosen, act)

@@ -56,7 +56,22 @@ def tell_changes(
             level="warning",
             hint=f"'qup reload {folder.name}', with the same options, applies it",
         )
+    before = stored.get("box")
+    if isinstance(before, dict) and before.get("iso") and before.get("name") != box:
+        ctx.tell(
+            folder.name,
+            f"boots from {before.get('name')}, and the Qupfile now says {box}",
+            level="warning",
+            hint=f"'qup upgrade {folder.name}' boots it from that and keeps its disk",
+        )
     tell_obstacles(ctx, folder, wanted)
+
+
+def note_box(folder: MachineFolder, name: str) -> None:
+    """Write down that a machine has another box since its newest start."""
+    stored = read_plan(folder)
+    if isinstance(stored.get("box"), dict):
+        write_plan(folder, {**stored, "box": {**stored["box"], "name": name}})
 
 
 def tell_obstacles(ctx: Context, folder: MachineFolder, wanted: Mapping[str, Any]) -> None:

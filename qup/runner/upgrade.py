@@ -11,11 +11,12 @@ from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.state import State
 from qup.paths import MachineFolder
+from qup.runner.changes import note_box
 from qup.runner.context import Context
 from qup.runner.materials import describe_box, fetch_box
 from qup.runner.observe import BROKEN, observe
 from qup.runner.prepare import find_box
-from qup.runner.stop import GRACE, down
+from qup.runner.stop import down
 from qup.runner.up import UpOptions, check_start, up
 from qup.store import create_folders, read_state, write_state
 
@@ -24,13 +25,16 @@ class RolledBack(GuestError):
     """The new ISO didn't come up; the machine has its old one again."""
 
 
-def upgrade(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
+def upgrade(
+    ctx: Context, config: MachineConfig, options: UpOptions, *, force: bool = False
+) -> bool:
     """Give a machine the newest ISO, and start it with that if it runs.
 
     Args:
         ctx: the surroundings.
         config: what is asked of the machine; its box may be another ISO than before.
         options: how it is started.
+        force: cut the power instead of asking the guest to shut down.
 
     Returns:
         Whether it has got another ISO.
@@ -56,7 +60,7 @@ def upgrade(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         ctx.tell(config.name, f"has the newest ISO already ({describe_box(box)})")
         changed = False
     else:
-        _Change(ctx, config, options, folder, state, box).carry_out()
+        _Change(ctx, config, options, folder, state, box, force).carry_out()
         changed = True
     ctx.emit(Finished(config.name, "upgrade", changed, time.monotonic() - began))
     return changed
@@ -93,6 +97,7 @@ class _Change:
     folder: MachineFolder
     state: State
     box: Box
+    force: bool
 
     @property
     def name(self) -> str:
@@ -105,7 +110,7 @@ class _Change:
         running = observe(self.folder, thorough=False).alive
         with self.ctx.phase(self.name, "upgrade", "changing the ISO") as phase:
             if running:
-                down(self.ctx, self.folder, timeout=GRACE)
+                down(self.ctx, self.folder, force=self.force)
             self._write(self.box.spec.name, self.box.digest)
             phase.result = f"{before} -> {describe_box(self.box)}"
         if not running:
@@ -153,3 +158,4 @@ class _Change:
             state = read_state(self.folder)
             if state is not None:
                 write_state(self.folder, replace(state, box=name, box_digest=digest))
+                note_box(self.folder, name)

@@ -1,0 +1,187 @@
+"""ISOs that boot a guest which reads what boot2docker and RancherOS read.
+
+The real ones aren't shipped with these tests. These are made of Debian's packages: its full
+kernel (with SATA, CD drives and 9p), busybox, dropbear and mke2fs, and isolinux with a hybrid
+boot record, as the real ones have it. What takes long is done once and kept in the tests' cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from qup.builtin.tiny import contents, debs, kernel, recipe
+from qup.builtin.tiny.tree import Entry, Tree
+from qup.locks import lock
+
+HERE = Path(__file__).parent
+BOOT_RECORD = Path("/usr/lib/ISOLINUX/isohdpfx.bin")
+LOADER = Path("/usr/lib/ISOLINUX/isolinux.bin")
+LIBRARY = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
+MACHINE = replace(recipe.ARCHES["amd64"], kernels=("linux-image-amd64",))
+PROGRAMS = {
+    **{
+        source: target
+        for source, target in contents.PROGRAMS.items()
+        if target in ("/usr/bin/busybox", "/usr/bin/dropbear", "/usr/bin/dropbearkey")
+    },
+    "/sbin/mke2fs": "/usr/bin/mke2fs",
+    "/usr/sbin/mke2fs": "/usr/bin/mke2fs",
+}
+"""A small root is read quickly from an emulated CD."""
+MODULES = (
+    *("virtio_pci", "virtio_rng", "virtio_blk", "virtio_net", "ahci", "ata_piix", "sd_mod"),
+    *("sr_mod", "isofs", "crc32c_generic", "ext4", "9pnet_virtio", "9p", "evdev", "button"),
+    "pvpanic_pci",
+)
+USERS = {"root": 0, "docker": 1000, "rancher": 1100}
+
+
+def require_tools() -> None:
+    """Skip the test where the tools that make ISOs are missing."""
+    missing = [str(path) for path in (BOOT_RECORD, LOADER, LIBRARY) if not path.exists()]
+    if shutil.which("xorriso") is None:
+        missing.append("xorriso")
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: see tests/packages.txt")
+
+
+def make_iso(cache: Path, target: Path, label: str, **words: str) -> Path:
+    """An ISO that boots the guest.
+
+    Args:
+        cache: where the parts are kept.
+        target: the ISO.
+        label: its volume label.
+        words: for the kernel's command line: ``guest``, ``version``, ``broken``.
+    """
+    parts = ensure_parts(cache)
+    cmdline = " ".join(f"{key}={value}" for key, value in words.items())
+    tree = target.with_suffix(".tree")
+    tree.mkdir()
+    (tree / "isolinux.cfg").write_text(
+        "SERIAL 0 115200\nDEFAULT guest\nPROMPT 0\nTIMEOUT 0\nLABEL guest\n"
+        "  KERNEL /vmlinuz\n  INITRD /initrd\n"
+        f"  APPEND console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check mitigations=off"
+        f" {cmdline}\n"
+    )
+    for name in ("vmlinuz", "initrd"):
+        (tree / name).hardlink_to(parts / name)
+    for path in (LOADER, LIBRARY):
+        shutil.copy(path, tree)
+    subprocess.run(
+        [
+            *("xorriso", "-as", "mkisofs", "-quiet", "-o", target, "-V", label),
+            *("-b", "isolinux.bin", "-c", "boot.cat", "-no-emul-boot", "-boot-load-size", "4"),
+            *("-boot-info-table", "-isohybrid-mbr", BOOT_RECORD, "-R", tree),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    shutil.rmtree(tree)
+    return target
+
+
+def ensure_parts(cache: Path) -> Path:
+    """The kernel and the first root of the guest; made by whoever comes first."""
+    sources = [Path(__file__), HERE / "init"]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    folder = cache / "iso-guest" / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with lock(folder.parent / "lock", what="the guest on a CD", timeout=600):
+        if not folder.is_dir():
+            draft = folder.with_suffix(".draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+            build_parts(draft)
+            draft.rename(folder)
+    return folder
+
+
+def build_parts(folder: Path) -> None:
+    """Make ``vmlinuz`` and ``initrd`` out of Debian's packages."""
+    with debs.open_apt("amd64", folder, print) as apt, own_programs():
+        images, fetched = recipe.fetch_packages(apt, MACHINE, print)
+        boot: dict[str, Entry] = {}
+        for name in images:
+            boot |= debs.read_deb(fetched[name].path, is_kernel_file)
+        files = {
+            name: debs.read_deb(deb.path, lambda path: contents.is_taken(path, MACHINE))
+            for name, deb in fetched.items()
+            if name not in images
+        }
+        box, _ = contents.assemble(files, MACHINE)
+    release = next(path for path in boot if path.startswith("/boot/vmlinuz-"))[14:]
+    tree = Tree()
+    for path, entry in box.items():
+        if entry.mode & 0o170000 == 0o100000:
+            tree.add_file(path.removeprefix("/box"), entry.data, entry.mode & 0o7777, entry.group)
+        elif entry.mode & 0o170000 == 0o120000:
+            tree.add_link(path.removeprefix("/box"), entry.data.decode())
+    add_modules(tree, boot, release)
+    add_files(tree)
+    (folder / "vmlinuz").write_bytes(boot[f"/boot/vmlinuz-{release}"].data)
+    (folder / "initrd").write_bytes(tree.to_cpio())
+
+
+@contextmanager
+def own_programs() -> Iterator[None]:
+    with mock.patch.object(contents, "PROGRAMS", PROGRAMS):
+        yield
+
+
+def is_kernel_file(path: str) -> bool:
+    return path.startswith("/boot/vmlinuz-") or "/lib/modules/" in path
+
+
+def add_modules(tree: Tree, boot: Mapping[str, Entry], release: str) -> None:
+    base = f"/lib/modules/{release}"
+    if not any(path.startswith(f"{base}/") for path in boot):
+        base = f"/usr{base}"
+    available = {
+        path.removeprefix(f"{base}/"): entry.data
+        for path, entry in boot.items()
+        if path.startswith(f"{base}/kernel/")
+    }
+    builtin = boot[f"{base}/modules.builtin"].data.decode().split()
+    modules, absent = kernel.select_modules(available, MODULES[:1], MODULES[1:], builtin)
+    assert not absent, absent
+    for module in modules:
+        tree.add_file(f"/lib/modules/{release}/{module.path}", module.data)
+    text = kernel.format_modules_dep(modules)
+    tree.add_file(f"/lib/modules/{release}/modules.dep", text.encode())
+
+
+def add_files(tree: Tree) -> None:
+    tree.add_file("/init", (HERE / "init").read_bytes(), 0o755)
+    homes = {name: "/root" if number == 0 else f"/home/{name}" for name, number in USERS.items()}
+    passwd = [
+        f"{name}:x:{number}:{number}::{homes[name]}:/bin/sh" for name, number in USERS.items()
+    ]
+    tree.add_file("/etc/passwd", "\n".join([*passwd, ""]).encode())
+    tree.add_file("/etc/shadow", "".join(f"{name}:*:::::::\n" for name in USERS).encode(), 0o600)
+    tree.add_file("/etc/group", "".join(f"{n}:x:{i}:\n" for n, i in USERS.items()).encode())
+    tree.add_file("/etc/shells", b"/bin/sh\n")
+    for link in ("bin", "sbin"):
+        tree.add_link(f"/{link}", "usr/bin")
+    tree.add_link("/usr/sbin", "bin")
+    for directory in (
+        "dev",
+        "proc",
+        "sys",
+        "root",
+        "home",
+        "tmp",
+        "run",
+        "var/lib",
+        "etc/dropbear",
+    ):
+        tree.add_directory(f"/{directory}")
