@@ -111,7 +111,8 @@ def test_an_image_that_is_written_to_has_one_user() -> None:
     ],
 )
 def test_an_image_that_is_more_than_the_projects_data_needs_trust(table: str, trust: bool) -> None:
-    found = qupfile.untrusted(load(f"[[machine.disks]]\n{table}\n"))
+    config = load(f"[[machine.disks]]\n{table}\n")
+    found = qupfile.untrusted(config, REGISTRY.provisioners, Path("/project"))
     assert [item.key for item in found] == ["disks"] * trust
 
 
