@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.docs import api, cli, qupfile, tables
+from scripts.docs import api, cli, qupfile, seed, tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -33,6 +33,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "exit-codes": tables.write_exit_codes,
     "events": tables.write_events,
     "run-states": tables.write_run_states,
+    "seed-options": seed.write_seed_options,
 }
 """What a block's name stands for.
 
