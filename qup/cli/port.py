@@ -71,7 +71,7 @@ def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -
     rows = [
         [f"{item.forward.address}:{item.forward.host}",
          f"{item.forward.guest}/{item.forward.protocol}",
-         "qup ssh" if item.forward.host == own else ""]
+         "qup ssh" if item.forward.host == own else f"eth{item.nic}" if item.nic else ""]
         for item in forwards
     ]  # fmt: skip
     print_table(["HERE", "GUEST", ""], rows)

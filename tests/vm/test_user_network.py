@@ -179,3 +179,20 @@ def test_a_forward_leads_to_the_card_that_has_it(lab: Lab) -> None:
     (second,) = [item for item in found if item["nic"] == 1]
     with socket.create_connection(("127.0.0.1", second["host"]), timeout=10) as connection:
         assert connection.recv(4) == b"SSH-"
+
+
+def test_a_card_that_comes_to_a_machine_is_there_after_a_reload(lab: Lab) -> None:
+    text = (lab.folder / "Qupfile").read_text()
+    lab.write(
+        text.replace("[machines.b]", '[[machines.a.networks]]\nforward = ["0:9"]\n[machines.b]')
+    )
+    said = lab("up", "a").ok().stderr
+    assert "networks: none -> user type=user" in said
+    assert "'qup reload a'" in said
+    assert forwards(lab) == {}
+    lab("reload", "a", "--force").ok()
+    assert "eth1    inet 10.0.3.15/24" in lab.sh("ip -o -4 addr", "a")
+    assert "default via 10.0.2.2 dev eth0" in lab.sh("ip route | head -n 1", "a")
+    assert lab.sh("head -n 1 /etc/resolv.conf", "a") == "nameserver 10.0.2.3\n"
+    assert list(forwards(lab)) == [9]
+    assert "eth1" in lab("port", "list", "a").ok().stdout
