@@ -39,6 +39,7 @@ from qup.downloads import (
     find_digest,
     has_changed,
     is_offline,
+    parse_sums,
     redact_url,
     split_digest,
 )
@@ -85,6 +86,7 @@ from qup.model.plan import (
 )
 from qup.model.reference import Reference, parse_reference
 from qup.model.seed import KeyPair, Seed, SeedForm
+from qup.paths import config_root
 from qup.process import Result, TooLong, describe_exit, follow, run
 from qup.unpacking import Made, make_disk
 
@@ -126,6 +128,8 @@ __all__ = [
     "NicPlan",
     "NicRequest",
     "NicSeed",
+    "Offer",
+    "Offering",
     "OfflineError",
     "Plan",
     "PluginError",
@@ -146,6 +150,7 @@ __all__ = [
     "TooLong",
     "Verdict",
     "check_url",
+    "config_root",
     "describe_exit",
     "download",
     "fetch_json",
@@ -166,6 +171,7 @@ __all__ = [
     "parse_forward",
     "parse_port_range",
     "parse_reference",
+    "parse_sums",
     "read_interface",
     "redact_url",
     "run",
@@ -325,6 +331,38 @@ class BoxSource(Protocol):
 
         Raises:
             BoxError: it can't be had; the hint says what to do.
+        """
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A box that can be had, as ``qup box search`` shows it.
+
+    Attributes:
+        name: what ``box`` in a Qupfile says.
+        title: one line about it.
+        arches: the processors that it exists for.
+        origin: the catalog that has it: a file, or ``qup``.
+        where: its address, or how it comes about.
+        note: what one should know before.
+    """
+
+    name: str
+    title: str
+    arches: tuple[str, ...] = ()
+    origin: str = "qup"
+    where: str = ""
+    note: str = ""
+
+
+class Offering(BoxSource, Protocol):
+    """A box source that can say more about its boxes than their names."""
+
+    def offers(self, project: Path) -> Sequence[Offer]:
+        """What there is, for ``qup box search``; nothing is fetched.
+
+        Raises:
+            BoxError: a catalog is damaged.
         """
 
 

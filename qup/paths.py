@@ -34,6 +34,11 @@ class Project(NamedTuple):
         return self.root / QUPFILE
 
     @property
+    def pins(self) -> Path:
+        """Which files the boxes are; committed with the Qupfile."""
+        return self.root / "qup.lock"
+
+    @property
     def state(self) -> Path:
         return self.root / STATE_FOLDER
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -34,21 +35,7 @@ class Debian:
             raise BoxError(
                 f"there is no box {reference!r}", hint=f"there are: {', '.join(self.names())}"
             )
-        if arch not in recipe.ARCHES:
-            raise BoxError(
-                f"box {reference} can't be made for {arch}",
-                hint=f"it exists for {', '.join(recipe.ARCHES)}",
-            )
-        cmdline = recipe.CMDLINE.format(console=recipe.ARCHES[arch].console)
-        return BoxSpec(
-            name=reference,
-            source=self.name,
-            arch=arch,
-            version=recipe.RECIPE,
-            key=f"{match[1]}-{arch}-{_recipe_digest()}",
-            user=recipe.USER,
-            cmdline=cmdline,
-        )
+        return describe_box(reference, self.name, arch, recipe.SUITES[match[1]])
 
     def fetch(
         self,
@@ -58,13 +45,62 @@ class Debian:
         report: Callable[[str], None],
     ) -> Mapping[str, object]:
         from qup.builtin.debian import recipe
-        from qup.builtin.tiny.errors import RecipeError
 
-        suite = recipe.SUITES[spec.name.partition("/")[2]]
-        try:
-            return asdict(recipe.build(into, suite=suite, arch=spec.arch, report=report))
-        except RecipeError as exc:
-            raise BoxError(f"box {spec.name} can't be made: {exc}", hint=exc.hint) from exc
+        return fetch_debian(spec, recipe.SUITES[spec.name.partition("/")[2]], into, report)
+
+
+def describe_box(
+    name: str, source: str, arch: str, suite: str, packages: Sequence[str] = ()
+) -> BoxSpec:
+    """A Debian that can be made here.
+
+    Args:
+        name: what it is called.
+        source: the box source that has it.
+        arch: QEMU's word for the processor.
+        suite: the release's code name.
+        packages: what else is installed.
+
+    Raises:
+        BoxError: not for this processor.
+    """
+    from qup.builtin.debian import recipe
+
+    if arch not in recipe.ARCHES:
+        raise BoxError(
+            f"box {name} can't be made for {arch}",
+            hint=f"it exists for {', '.join(recipe.ARCHES)}",
+        )
+    made_of = repr((_recipe_digest(), sorted(packages)))
+    digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
+    return BoxSpec(
+        name=name,
+        source=source,
+        arch=arch,
+        version=recipe.RECIPE,
+        key=f"{suite}-{arch}-{digest}",
+        user=recipe.USER,
+        cmdline=recipe.CMDLINE.format(console=recipe.ARCHES[arch].console),
+    )
+
+
+def fetch_debian(
+    spec: BoxSpec, suite: str, into: Path, report: Callable[[str], None],
+    packages: Sequence[str] = (),
+) -> Mapping[str, object]:  # fmt: skip
+    """Make the box's files; see :func:`describe_box`.
+
+    Raises:
+        BoxError: it can't be made.
+    """
+    from qup.builtin.debian import recipe
+    from qup.builtin.tiny.errors import RecipeError
+
+    try:
+        made = recipe.build(into, suite=suite, arch=spec.arch, report=report, packages=packages)
+    except RecipeError as exc:
+        raise BoxError(f"box {spec.name} can't be made: {exc}", hint=exc.hint) from exc
+    return asdict(made)
 
 
 @cache

@@ -35,6 +35,8 @@ SUFFIXES = (
     *(".gz", ".xz", ".zst", ".bz2", ".tar", ".tgz", ".txz"),
 )
 """What a path without a slash ends in."""
+NO_IMAGE = (".zip", ".7z", ".rar", ".exe", ".ova", ".html")
+"""What an address ends in that leads to no image that qup can read."""
 
 
 class Image:
@@ -84,7 +86,7 @@ class Web:
 
     def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:  # noqa: ARG002
         """Whatever is an address; ISOs have a source of their own, which is asked first."""
-        if not reference.lower().startswith(WEB):
+        if not reference.lower().startswith(WEB) or reference.lower().endswith(NO_IMAGE):
             return None
         try:
             named = parse_reference(reference)

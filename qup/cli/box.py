@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qup.boxes.cache import BoxCache
+from qup.cli import box_catalog
 from qup.cli.common import AsJson, Quiet, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import BoxError, ConfigError
@@ -26,6 +27,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Boxes: what machines boot from.",
 )
+for command in (box_catalog.search, box_catalog.outdated, box_catalog.update, box_catalog.prune):
+    app.command()(command)
 
 
 def complete_boxes(incomplete: str) -> list[str]:
@@ -44,7 +47,7 @@ BoxName = Annotated[
 ]
 
 
-def _context(ctx: typer.Context, listener: Any = None) -> Context:
+def open_context(ctx: typer.Context, listener: Any = None) -> Context:
     """A project is not needed here: boxes belong to the user."""
     settings = globals_of(ctx)
     try:
@@ -76,7 +79,7 @@ def list_boxes(ctx: typer.Context, as_json: AsJson = False) -> None:
 
     Example: `qup box list`
     """
-    context = _context(ctx)
+    context = open_context(ctx)
     boxes = context.boxes.boxes()
     known = sorted({name for src in context.plugins.box_sources.values() for name in src.names()})
     if as_json:
@@ -121,7 +124,7 @@ def build(
     from qup.runner.prepare import resolve_box
 
     with open_interface(as_json=as_json, quiet=quiet) as show:
-        context = _context(ctx, show)
+        context = open_context(ctx, show)
         spec, _ = resolve_box(context, name, arch)
         box = None if force else context.boxes.find(spec)
         if box is None:
@@ -149,7 +152,7 @@ def path(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) ->
 
     Example: `ls $(qup box path tiny)`
     """
-    cache = _context(ctx).boxes
+    cache = open_context(ctx).boxes
     box = _choose(cache, name)
     if as_json:
         print_json({"path": os.fspath(cache.folder(box.digest)), "digest": box.digest})
@@ -163,7 +166,7 @@ def verify(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) 
 
     Example: `qup box verify tiny`
     """
-    cache = _context(ctx).boxes
+    cache = open_context(ctx).boxes
     box = _choose(cache, name)
     cache.check(box, thorough=True)
     if as_json:
@@ -185,7 +188,7 @@ def rm(
 
     Example: `qup box rm tiny`
     """
-    context = _context(ctx)
+    context = open_context(ctx)
     cache = context.boxes
     with lock(cache.lock_path, what="the cache of boxes", timeout=context.lock_timeout):
         box = _choose(cache, name)

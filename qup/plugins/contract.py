@@ -21,6 +21,7 @@ from qup.api import (
     Forward,
     HostAction,
     NicPlan,
+    Offer,
     PortRange,
     Problem,
     SeedForm,
@@ -167,7 +168,7 @@ KINDS = {
             "fetch": Answer((Mapping, Fetched)),
         },
         {"summary": _is_text},
-        optional={"newer": Answer((str, type(None)))},
+        optional={"newer": Answer((str, type(None))), "offers": Answer((Offer,), many=True)},
     ),
     "guest seeder": Kind(
         "qup_guest_seeders",

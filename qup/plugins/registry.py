@@ -62,6 +62,7 @@ BUILTIN = (
     "qup.builtin.network_private",
     "qup.builtin.accelerators",
     "qup.builtin.box_tiny",
+    "qup.builtin.catalog.source",
     "qup.builtin.box_debian",
     "qup.builtin.iso.source",
     "qup.builtin.box_image",

@@ -32,6 +32,7 @@ from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.drives import prepare_disks
 from qup.runner.firmware import prepare_variables
+from qup.runner.pins import Pin, check_pin, find_pin, find_pinned, pin_box
 from qup.runner.prepare import find_box, find_firmware
 
 FETCH_TIMEOUT = 3600.0
@@ -40,6 +41,8 @@ FETCH_TIMEOUT = 3600.0
 
 def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False) -> Box:
     """Get a box into the cache, unless another process does so at the moment.
+
+    It has to be the one that the project's ``qup.lock`` says, unless it is fetched again.
 
     Args:
         ctx: the surroundings.
@@ -59,23 +62,27 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
             on_wait=partial(ctx.tell, machine),
         ),
     ):
-        box = None if again else ctx.boxes.find(spec)
+        box = None if again else find_pinned(ctx, spec)
         if box is None:
             hold = partial(
                 lock, ctx.boxes.lock_path, what="the cache of boxes", timeout=ctx.lock_timeout
             )
-            box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec), hold)
+            pin = None if again else find_pin(ctx, spec)
+            box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec, pin), hold)
         phase.result = f"{format_size(box.size)}, {box.digest[:12]}"
     return box
 
 
-def _fetch(ctx: Context, machine: str, spec: BoxSpec, into: Path) -> Mapping[str, object] | Fetched:
+def _fetch(
+    ctx: Context, machine: str, spec: BoxSpec, pin: Pin | None, into: Path
+) -> Mapping[str, object] | Fetched:
     source = ctx.plugins.box_sources[spec.source]
 
     def report(text: str, **numbers: Any) -> None:
         ctx.emit(Progress(machine, text, **numbers))
 
     details = source.fetch(spec, ctx.project.root, into, report)
+    check_pin(pin, details.details if isinstance(details, Fetched) else details)
     if spec.disk:
         images.inspect_header(into / DISK, "qcow2")
     return details
@@ -90,7 +97,11 @@ def require_box(ctx: Context, config: MachineConfig, state: State | None) -> Box
     """
     spec, box = find_box(ctx, config)
     if state is None:
-        box = fetch_box(ctx, config.name, spec) if box is None else renew_box(ctx, config, box)
+        if box is None:
+            box = fetch_box(ctx, config.name, spec)
+        elif find_pin(ctx, spec) is None:
+            box = renew_box(ctx, config, box)
+        pin_box(ctx, config.name, box)
     else:
         box = _find_own(ctx, config, spec, state)
     ctx.boxes.check(box)

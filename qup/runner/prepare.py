@@ -20,6 +20,7 @@ from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
 from qup.runner.drives import read_formats
+from qup.runner.pins import find_pinned
 from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
 
@@ -105,7 +106,7 @@ def resolve_box(ctx: Context, reference: str, arch: str) -> tuple[BoxSpec, str]:
 def find_box(ctx: Context, config: MachineConfig) -> tuple[BoxSpec, Box | None]:
     """What the machine's box is, and the box itself if it is in the cache."""
     spec, _ = resolve_box(ctx, config.settings.box, arch_of(config.settings.qemu.program))
-    return spec, ctx.boxes.find(spec)
+    return spec, find_pinned(ctx, spec)
 
 
 def make_plan(

@@ -1,0 +1,1 @@
+"""Boxes by name: where distributions publish their cloud images, as data."""

@@ -1,0 +1,291 @@
+"""Boxes by name and what they are pinned to: catalogs, qup.lock, and what the cache can do without.
+
+A server on loopback stands in for the distributors'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from qup.api import BoxError
+from qup.builtin.catalog.entries import ARCHES, parse_catalog, read_entries
+from qup.builtin.catalog.source import Catalog
+from tests.conftest import Done, Qup
+from tests.fakes.web import Web, serve
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    with serve() as server:
+        yield server
+
+
+def image(mark: bytes) -> bytes:
+    return bytes(510) + b"\x55\xaa" + mark.ljust(512, b".") + bytes((1 << 20) - 1024)
+
+
+ONE, TWO = image(b"one"), image(b"two")
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def publish(web: Web, data: bytes) -> None:
+    web.put("/img/acme-x86_64.img", data)
+    web.put("/img/SUMS", f"{sha256(data)} *acme-x86_64.img\n")
+
+
+def catalog(web: Web, name: str = "acme/1", more: str = "") -> str:
+    return (
+        f'["{name}"]\ntitle = "Acme Linux"\nuser = "acme"\narches = ["x86_64"]\n{more}'
+        f'url = "{web.url("/img/acme-{arch}.img")}"\nsums = "{web.url("/img/SUMS")}"\n'
+    )
+
+
+def boxes(qup: Qup) -> list[dict[str, Any]]:
+    return list(json.loads(qup("box", "list", "--json").ok().stdout)["boxes"])
+
+
+# --- catalogs -----------------------------------------------------------------------------
+
+
+def test_qups_own_catalog_is_sound() -> None:
+    """Every address is https, names its processor, and has its digests at the same host."""
+    entries = list(read_entries(None))
+    names = [entry.name for entry in entries]
+    assert len(names) == len(set(names))
+    for distribution in ("debian", "ubuntu", "fedora", "almalinux", "rocky", "opensuse", "arch",
+                         "alpine", "freebsd"):  # fmt: skip
+        assert any(name.startswith(f"{distribution}/") for name in names), distribution
+    for entry in entries:
+        for arch in entry.arches:
+            url, sums = entry.address(entry.url, arch), entry.address(entry.sums, arch)
+            assert urlsplit(url).scheme == urlsplit(sums).scheme == "https", entry
+            assert urlsplit(url).netloc == urlsplit(sums).netloc, entry
+            assert "{" not in url + sums
+            assert arch in url or ARCHES[arch] in url, entry
+
+
+def test_a_users_catalog(qup: Qup, project: Callable[..., Path], web: Web) -> None:
+    publish(web, ONE)
+    folder = Path(os.environ["QUP_CONFIG_DIR"])
+    folder.mkdir(parents=True)
+    (folder / "boxes.toml").write_text(catalog(web))
+    project('[machine]\nbox = "acme/1"\n')
+    plan = json.loads(qup("plan", "--json").ok().stdout)["machines"]["default"]
+    assert plan["seed"]["user"] == "acme"
+    qup("box", "build", "acme/1").ok()
+    (box,) = boxes(qup)
+    assert box["spec"]["user"] == "acme"
+    assert box["details"]["sha256"] == sha256(ONE)
+    assert box["details"]["vouched"].endswith("/img/SUMS")
+
+
+def test_the_project_comes_first_and_search_finds_it(
+    qup: Qup, project: Callable[..., Path], web: Web
+) -> None:
+    folder = project()
+    (folder / "boxes.toml").write_text(catalog(web, "ubuntu/24.04"))
+    done = qup("box", "search", "ACME").ok()
+    assert "ubuntu/24.04" in done.stdout
+    found = json.loads(qup("box", "search", "ubuntu", "--json").ok().stdout)["boxes"]
+    by_name = {item["name"]: item for item in found}
+    assert by_name["ubuntu/24.04"]["origin"] == str(folder / "boxes.toml")
+    assert by_name["ubuntu/22.04"]["origin"] == "qup"
+    assert qup("box", "search", "no-such-thing").code == 8
+
+
+def test_what_is_not_published_is_not_trusted(
+    qup: Qup, project: Callable[..., Path], web: Web
+) -> None:
+    publish(web, ONE)
+    web.put("/img/SUMS", f"{sha256(ONE)}  another.img\n")
+    folder = project()
+    (folder / "boxes.toml").write_text(catalog(web))
+    done = qup("box", "build", "acme/1")
+    assert done.code == 8
+    assert "has no digest for acme-x86_64.img" in done.stderr
+    publish(web, ONE)
+    web.put("/img/acme-x86_64.img", TWO)
+    done = qup("box", "build", "acme/1")
+    assert done.code == 8
+    assert sha256(TWO) in done.stderr
+    assert boxes(qup) == []
+
+
+def test_a_processor_that_a_box_is_not_for(tmp_path: Path) -> None:
+    (tmp_path / "boxes.toml").write_text(
+        '["a/1"]\nurl = "https://x/y"\nsha256 = "0"\narches = []\n'
+    )
+    with pytest.raises(BoxError, match="does not exist for x86_64"):
+        Catalog().resolve("a/1", "x86_64", tmp_path)
+
+
+def test_recipes(tmp_path: Path) -> None:
+    (tmp_path / "boxes.toml").write_text(
+        '["team/base"]\nrecipe = { suite = "bookworm", packages = ["git", "g++"] }\n'
+        '["team/plain"]\nrecipe = { suite = "bookworm" }\n'
+    )
+    one = Catalog().resolve("team/base", "x86_64", tmp_path)
+    two = Catalog().resolve("team/plain", "x86_64", tmp_path)
+    assert one is not None
+    assert two is not None
+    assert (one.user, one.kernel) == ("debian", True)
+    assert one.key != two.key
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("=", "damaged"),
+        ("schema = 9", "schema 9"),
+        ('["A/1"]\nurl = "https://x"\nsha256 = "0"', "lower case"),
+        ('["a/b/c"]\nurl = "https://x"\nsha256 = "0"', "one '/'"),
+        ('["a/1"]', "either 'url' or 'recipe'"),
+        ('["a/1"]\nurl = "https://x"', "sums"),
+        ('["a/1"]\nurl = "https://x"\nsums = "https://x"\nscript = "rm"', "script is not known"),
+        ('["a/1"]\nurl = 7\nsums = "https://x"', "url has to be text"),
+        ('["a/1"]\nurl = "https://x"\nsums = "https://x"\nuser = "-oX"', "no user's name"),
+        ('["a/1"]\nurl = "https://x"\nsums = "https://x"\narches = ["vax"]', "arches"),
+        ('["a/1"]\nrecipe = { suite = "../x" }', "code name"),
+        ('["a/1"]\nrecipe = { suite = "sid", packages = ["--option"] }', "packages"),
+        ('["a/1"]\nrecipe = { suite = "sid", hook = "x" }', "recipe"),
+        ("a = 1", "no table"),
+    ],
+)
+def test_wrong_catalogs(text: str, word: str) -> None:
+    with pytest.raises(BoxError) as caught:
+        parse_catalog(text.encode(), "boxes.toml")
+    assert word in str(caught.value)
+    assert "boxes.toml" in str(caught.value)
+
+
+# --- qup.lock -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def acme(project: Callable[..., Path], web: Web) -> Path:
+    publish(web, ONE)
+    folder = project('[machine]\nbox = "acme/1"\n[machine.qemu]\naccelerator = "tcg"\n')
+    (folder / "boxes.toml").write_text(catalog(web))
+    return folder
+
+
+def update(qup: Qup) -> Done:
+    return qup("box", "update")
+
+
+def pin(folder: Path) -> dict[str, Any]:
+    (found,) = tomllib.loads((folder / "qup.lock").read_text())["box"]
+    return dict(found)
+
+
+def test_update_pins_and_build_holds_to_it(qup: Qup, acme: Path, web: Web) -> None:
+    assert "qup.lock" in update(qup).ok().stderr
+    pinned = pin(acme)
+    assert (pinned["name"], pinned["arch"]) == ("acme/1", "x86_64")
+    assert (pinned["sha256"], pinned["size"]) == (sha256(ONE), len(ONE))
+    before = (acme / "qup.lock").read_bytes()
+
+    # Another one is published: whoever has the lock and no cache is told.
+    publish(web, TWO)
+    done = qup("box", "build", "acme/1", env={"QUP_CACHE_DIR": str(acme / "other")})
+    assert done.code == 8, done
+    assert "has changed since qup.lock was written" in done.stderr
+    assert "qup box update acme/1" in done.stderr
+    assert (acme / "qup.lock").read_bytes() == before
+
+    # Who has the pinned one in the cache goes on with it, whatever is current.
+    qup("box", "build", "acme/1").ok()
+    listed = json.loads(qup("box", "outdated", "--json").ok().stdout)["boxes"]
+    assert [row["newer"] for row in listed] == ["there is a newer image"]
+    update(qup).ok()
+    assert pin(acme)["sha256"] == sha256(TWO)
+    (acme / "qup.lock").write_bytes(before)
+    plan = json.loads(qup("plan", "--json").ok().stdout)["machines"]["default"]
+    old = next(box for box in boxes(qup) if box["details"]["sha256"] == sha256(ONE))
+    assert plan["box_digest"] == old["digest"]
+
+
+def test_what_nobody_vouches_for_is_pinned_aloud(
+    qup: Qup, project: Callable[..., Path], web: Web
+) -> None:
+    web.put("/a.img", ONE)
+    folder = project(f'[machine]\nbox = "{web.url("/a.img")}"\n')
+    assert "nobody else vouches" in update(qup).ok().stderr
+    assert pin(folder)["sha256"] == sha256(ONE)
+    web.put("/a.img", TWO)
+    done = qup("box", "build", web.url("/a.img"), env={"QUP_CACHE_DIR": str(folder / "other")})
+    assert done.code == 8
+    assert sha256(TWO) in done.stderr
+
+
+@pytest.mark.qemu
+def test_the_first_machine_pins(qup: Qup, acme: Path, web: Web) -> None:
+    """Nothing on the disk boots; what matters here has happened by then."""
+    done = qup("up", "--boot-timeout", "1s")
+    assert done.code == 10, done
+    assert "qup.lock: box acme/1 is" in done.stderr
+    assert pin(acme)["sha256"] == sha256(ONE)
+    publish(web, TWO)
+    qup("destroy", "-y").ok()
+    done = qup("up", "--boot-timeout", "1s")
+    assert done.code == 10, done
+    assert "getting box" not in done.stderr
+    assert pin(acme)["sha256"] == sha256(ONE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=", "schema = 2", "schema = 1\nbox = 7", "schema = 1\n[[box]]\nname = 1",
+     'schema = 1\n[[box]]\nname = "a"\narch = "b"\nurl = ""\nsha256 = "x"\nsize = 1\n'],
+)  # fmt: skip
+def test_a_damaged_lock(qup: Qup, acme: Path, text: str) -> None:
+    (acme / "qup.lock").write_text(text)
+    done = qup("plan")
+    assert done.code == 4, done
+    assert "qup.lock" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_update_knows_the_projects_boxes_only(qup: Qup, acme: Path) -> None:
+    done = qup("box", "update", "ubuntu/24.04")
+    assert done.code == 4
+    assert "acme/1" in done.stderr
+
+
+# --- the cache ----------------------------------------------------------------------------
+
+
+def test_prune_keeps_what_is_current(qup: Qup, acme: Path, web: Web) -> None:
+    update(qup).ok()
+    publish(web, TWO)
+    update(qup).ok()
+    assert len(boxes(qup)) == 2
+    done = qup("box", "prune", "--dry-run").ok()
+    assert "would be freed" in done.stdout
+    assert len(boxes(qup)) == 2
+    removed = json.loads(qup("box", "prune", "--json").ok().stdout)["removed"]
+    assert len(removed) == 1
+    (left,) = boxes(qup)
+    assert left["details"]["sha256"] == sha256(TWO)
+    assert "nothing to remove" in qup("box", "prune").ok().stdout
+    qup("box", "prune", "--all").ok()
+    assert boxes(qup) == []
+
+
+def test_outdated_without_a_network(qup: Qup, acme: Path) -> None:
+    update(qup).ok()
+    (row,) = json.loads(qup("--offline", "box", "outdated", "--json").ok().stdout)["boxes"]
+    assert row["newer"] is None
+    assert row["problem"]
