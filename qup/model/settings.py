@@ -143,7 +143,7 @@ SETTINGS = (
         "QUP_USERDATA",
         "--userdata",
         "FILE",
-        "A file with user data for the guest's first boot; its path is relative to the Qupfile.",
+        "A file with user data for the guest's first boot; in a Qupfile, relative to its folder.",
         kind=Kind.FILE,
         old="--qemu-userdata",
     ),

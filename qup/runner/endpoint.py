@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import ipaddress
 from typing import NamedTuple
 
 from qup.errors import MachineError
@@ -46,14 +46,15 @@ def find_endpoint(folder: MachineFolder) -> Endpoint:
     """
     state = require_alive(folder)
     assert state.launch is not None
-    if not _is_forwarded(folder):
-        if state.launch.ssh_address is None:
-            raise MachineError(
-                f"machine {folder.name} has no known address yet",
-                hint=f"'qup up {folder.name}' waits for it",
-                machine=folder.name,
-            )
-        return Endpoint(state.launch.ssh_address, TLS_PORT, TLS_PORT)
+    address = state.launch.ssh_address
+    if address is None:
+        raise MachineError(
+            f"machine {folder.name} has no known address yet",
+            hint=f"'qup up {folder.name}' waits for it",
+            machine=folder.name,
+        )
+    if not ipaddress.ip_address(address).is_loopback:  # the guest's own
+        return Endpoint(address, TLS_PORT, TLS_PORT)
     found = _forwarded(state)
     for guest in (TLS_PORT, PLAIN_PORT):
         if guest in found:
@@ -65,15 +66,6 @@ def find_endpoint(folder: MachineFolder) -> Endpoint:
         f' forward = ["0:{TLS_PORT}"] in the Qupfile',
         machine=folder.name,
     )
-
-
-def _is_forwarded(folder: MachineFolder) -> bool:
-    """Whether the machine's first NIC is one of the user network, by the plan of its start."""
-    try:
-        plan = json.loads(folder.plan.read_bytes())
-        return str(plan["nics"][0]["plan"]["netdev"]["type"]) == "user"
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
-        return True
 
 
 def _forwarded(state: State) -> dict[int, Endpoint]:

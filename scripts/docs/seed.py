@@ -52,7 +52,7 @@ ROWS = (
         ' "boot2docker" is the newest. The default is box `tiny`. An answer that is no ISO, is cut'
         " off or has another digest is refused, a download that broke off is resumed, and what is"
         " in the cache serves offline.",
-        "",
+        "tests/vm/test_isos.py::test_boot2docker_finds_its_disk_and_its_key",
     ),
     Row(
         "--qemu-disk-size",
@@ -107,7 +107,7 @@ ROWS = (
         "The default is true. The disk is found by its serial number, whichever way; with an ISO"
         " the order is that of the driver's page: `/dev/vda` and `/dev/vdb`, or `/dev/sr0` and"
         " `/dev/sda`.",
-        "tests/vm/test_drives.py::test_without_virtio_the_disks_are_ide",
+        "tests/vm/test_isos.py::test_ide_drives",
     ),
     Row(
         "--qemu-network",

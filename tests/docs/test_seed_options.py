@@ -30,7 +30,6 @@ def test_no_option_of_the_driver_is_missing() -> None:
     assert {row.option for row in ROWS} == {f"--qemu-{name}" for name in DRIVER}
     old = {name for item in SETTINGS for name in (item.old, item.old_switch[0]) if name}
     assert old == {row.option for row in ROWS}
-    assert {row.option for row in ROWS if not row.test} <= {"--qemu-boot2docker-url"}
 
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
@@ -38,7 +37,7 @@ def test_no_variable_of_the_driver_is_missing(variable: str) -> None:
     assert variable in find_setting(ENVIRONMENT[variable]).variables
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.test], ids=lambda row: row.option)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.option)
 def test_a_test_with_a_real_guest_proves_it(row: Row) -> None:
     file, _, name = row.test.partition("::")
     assert name in find_guest_tests(file), row.test

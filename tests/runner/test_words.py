@@ -195,6 +195,15 @@ def test_no_way_to_an_engine(world: World) -> None:
     assert "qup port add 0:2376 -m default" in done.stderr
 
 
+def test_a_guest_with_an_address_of_its_own(world: World) -> None:
+    world("up").ok()
+    path = world.machine / "state.json"
+    path.write_text(path.read_text().replace('"127.0.0.1"', '"192.0.2.7"'))
+    assert world("url").ok().stdout == "tcp://192.0.2.7:2376\n"
+    engine = {"DOCKER_HOST": "tcp://192.0.2.7:2376"}
+    assert world("active", env=engine).ok().stdout == "default\n"
+
+
 def test_inspect_in_a_form_of_ones_own(world: World) -> None:
     world("up").ok()
     assert world("inspect", "-f", "{{.Name}}: {{.status}}").ok().stdout == "default: running\n"
