@@ -41,7 +41,6 @@ from qup.downloads import (
     is_offline,
     parse_sums,
     redact_url,
-    split_digest,
 )
 from qup.errors import (
     BoxError,
@@ -175,7 +174,6 @@ __all__ = [
     "read_interface",
     "redact_url",
     "run",
-    "split_digest",
 ]
 
 hookimpl = pluggy.HookimplMarker("qup")

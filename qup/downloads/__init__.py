@@ -10,7 +10,6 @@ from qup.downloads.addresses import (
     is_offline,
     redact_url,
     set_offline,
-    split_digest,
 )
 from qup.downloads.checksums import Digest, find_digest, parse_sums
 from qup.downloads.documents import fetch_json, fetch_text, has_changed
@@ -33,5 +32,4 @@ __all__ = [
     "parse_sums",
     "redact_url",
     "set_offline",
-    "split_digest",
 ]

@@ -34,12 +34,6 @@ def require_network(url: str) -> None:
         )
 
 
-def split_digest(reference: str) -> tuple[str, str | None]:
-    """``https://…/x.iso#sha256=<hex>``: the address, and the digest that it is pinned to."""
-    url, _, fragment = reference.partition("#")
-    return url, fragment.replace("=", ":", 1) if fragment else None
-
-
 def redact_url(url: str) -> str:
     """A URL for messages: without user and password, and without what a query says."""
     try:

@@ -95,6 +95,11 @@ def require_box(ctx: Context, config: MachineConfig, state: State | None) -> Box
         BoxError: it can't be had, or was changed.
         MachineError: the Qupfile now names another box.
     """
+    if state is not None and state.box == config.settings.box:
+        own = ctx.boxes.get(state.box_digest)
+        if own is not None:  # wherever it came from may be gone
+            ctx.boxes.check(own)
+            return own
     spec, box = find_box(ctx, config)
     if state is None:
         if box is None:

@@ -247,8 +247,10 @@ class _Up:
 
     def _plan_again(self, state: State) -> tuple[Plan, str]:
         """The plan for now with the box that the machine has, and the box that is asked for."""
-        spec, _ = find_box(self.ctx, self.config)
         box = self.ctx.boxes.get(state.box_digest)
+        if box is not None and state.box == self.config.settings.box:
+            return self._plan(state, box.spec, state.box_digest), state.box
+        spec, _ = find_box(self.ctx, self.config)
         return self._plan(state, box.spec if box else spec, state.box_digest), spec.name
 
     def _plan(self, state: State | None, spec: BoxSpec, digest: str) -> Plan:

@@ -120,6 +120,14 @@ def test_rancheros_wants_its_disk_first(qup: Qup, folder: Path) -> None:
     assert (spec["user"], spec["seeder"], spec["disk_first"]) == ("rancher", "rancheros", True)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_pinned_path(qup: Qup, folder: Path, right: bool) -> None:
+    (folder / "b2d.iso").write_bytes(NEW if right else OLD)
+    done = build(qup, f"./b2d.iso#sha256={hashlib.sha256(NEW).hexdigest()}")
+    assert done.code == (0 if right else 8)
+    assert right or "not what it should be" in done.stderr
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, lambda path: None])
 def test_a_folder_or_nothing(qup: Qup, folder: Path, make: Callable[[Path], Any]) -> None:
     make(folder / "x.iso")
@@ -164,9 +172,10 @@ def test_a_pinned_address(qup: Qup, folder: Path, web: Web, right: bool) -> None
     [
         ("http://example.org/b2d.iso", "plain http"),
         ("https://user:secret@example.org/b2d.iso", "user or password"),
-        ("https://api.github.com/repos/a/b/releases/latest#sha256=00", "newest"),
+        ("https://api.github.com/repos/a/b/releases/latest#sha256=" + "0" * 64, "newest"),
         ("ftp://example.org/b2d.iso", "there is no box"),
-        ("https://example.org/b2d.zip", "there is no box"),
+        ("https://example.org/b2d.iso#format=raw", "it has no 'format'"),
+        ("https://example.org/b2d.iso#nonsense", "not understood"),
     ],
 )
 def test_refused_addresses(qup: Qup, folder: Path, reference: str, word: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qup.downloads import Digest, check_url, is_offline, parse_sums, redact_url, split_digest
+from qup.downloads import Digest, check_url, is_offline, parse_sums, redact_url
 from qup.downloads.addresses import follow_redirect
 from qup.errors import BoxError
 
@@ -70,16 +70,6 @@ def test_relative_redirects() -> None:
     assert (
         follow_redirect("https://example.org/a/x", "../y", vouched=False) == "https://example.org/y"
     )
-
-
-def test_a_digest_in_the_address() -> None:
-    digits = "a" * 64
-    assert split_digest(f"https://h/x.iso#sha256={digits}") == (
-        "https://h/x.iso",
-        f"sha256:{digits}",
-    )
-    assert split_digest("https://h/x.iso") == ("https://h/x.iso", None)
-    assert str(Digest.parse(digits)) == f"sha256:{digits}"
 
 
 @pytest.mark.parametrize("text", ["", "sha256:", "md5:" + "a" * 32, "sha512:" + "a" * 64, "g" * 64])

@@ -313,6 +313,11 @@ def test_another_iso_in_the_qupfile(lab: Lab) -> None:
     assert "qup upgrade default" in done.stderr
     lab("upgrade").ok()
     lab("up").ok()
+    for name in ("a", "b"):
+        (lab.folder / f"{name}.iso").unlink()
+    lab("up").ok()
+    lab("down", "--timeout", "0").ok()
+    lab("up").ok()  # it is in the cache
 
 
 def test_what_can_not_be_upgraded(lab: Lab) -> None:

@@ -17,14 +17,15 @@ from qup.api import (
     BoxSpec,
     Downloaded,
     Fetched,
+    Reference,
     Report,
     check_url,
     download,
     has_changed,
     hookimpl,
     inspect_iso,
+    parse_reference,
     redact_url,
-    split_digest,
 )
 from qup.builtin.iso.families import FAMILIES, Family, find_family
 from qup.builtin.iso.releases import Release, ask, is_api
@@ -45,48 +46,44 @@ class Iso:
 
     def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:
         """What ends in ``.iso``, and what looks like a releases API."""
-        if reference.lower().startswith(WEB):
-            url, digest = split_digest(reference)
-            if not is_api(url) and not urlsplit(url).path.lower().endswith(".iso"):
-                return None
-            if digest is not None and is_api(url):
-                raise BoxError(
-                    f"{redact_url(url)} leads to whatever is newest, which has no fixed digest",
-                    hint="pin the address of the ISO itself",
-                )
-            check_url(url, vouched=digest is not None)
+        text = reference.partition("#")[0].lower()
+        is_web = text.startswith(WEB)
+        if "://" in text and not is_web and not text.startswith(FILE_URL):
+            return None
+        if not (is_web and is_api(text)) and not _path_of(text).endswith(".iso"):
+            return None
+        named = read(reference)
+        if is_web:
+            check_url(named.url, vouched=named.digest is not None)
             return make_spec(self.name, reference, arch, reference)
-        if "://" in reference and not reference.lower().startswith(FILE_URL):
-            return None
-        if not reference.lower().endswith(".iso"):
-            return None
-        path = find_file(reference, project)
+        path = find_file(named.url, project)
         info = path.stat()
-        made_of = f"{path}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ino}"
+        made_of = f"{path}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ino}\0{named.digest}"
         return make_spec(self.name, reference, arch, made_of)
 
     def fetch(self, spec: BoxSpec, project: Path, into: Path, report: Report) -> Fetched:
         target = into / FILE
-        if not spec.name.lower().startswith(WEB):
-            path = find_file(spec.name, project)
+        named = read(spec.name)
+        if not named.url.lower().startswith(WEB):
+            path = find_file(named.url, project)
             inspect_iso(path)  # before it is copied
             report(f"copying {path}")
             shutil.copyfile(path, target)
+            check_digest(path, target, named.digest)
             return describe(spec, target, {"path": str(path)})
-        url, digest = split_digest(spec.name)
-        if is_api(url):
-            release = ask(url)
-            return fetch_release(spec, release, target, report)
-        return describe(spec, target, fetch_url(url, target, digest, report))
+        if is_api(named.url):
+            return fetch_release(spec, ask(named.url), target, report)
+        return describe(spec, target, fetch_url(named.url, target, named.digest, report))
 
     def newer(self, box: Box, project: Path) -> str | None:  # noqa: ARG002  the interface's
-        url, digest = split_digest(box.spec.name)
-        if not url.lower().startswith(WEB) or digest is not None:
+        named = read(box.spec.name)
+        if not named.url.lower().startswith(WEB) or named.digest is not None:
             return None
-        if is_api(url):
-            return compare(box, ask(url))
+        if is_api(named.url):
+            return compare(box, ask(named.url))
         etag, since = (_text(box, key) for key in ("etag", "last_modified"))
-        return "the file at that address has changed" if has_changed(url, etag, since) else None
+        changed = has_changed(named.url, etag, since)
+        return "the file at that address has changed" if changed else None
 
 
 class Latest:
@@ -141,6 +138,53 @@ def make_spec(source: str, name: str, arch: str, made_of: str) -> BoxSpec:
         iso=True,
         seeder="",
     )
+
+
+def read(reference: str) -> Reference:
+    """What a reference to an ISO says.
+
+    Raises:
+        BoxError: what follows its ``#`` makes no sense, or none for an ISO.
+    """
+    try:
+        named = parse_reference(reference)
+    except ValueError as exc:
+        raise BoxError(f"box {redact_url(reference)}: {exc}") from exc
+    if named.format is not None:
+        raise BoxError(f"box {redact_url(named.url)} is an ISO: it has no 'format'")
+    if named.digest is not None and is_api(named.url):
+        raise BoxError(
+            f"{redact_url(named.url)} leads to whatever is newest, which has no fixed digest",
+            hint="pin the address of the ISO itself",
+        )
+    return named
+
+
+def check_digest(path: Path, copy: Path, digest: str | None) -> None:
+    """Make sure that a copied file is what it has to be.
+
+    Raises:
+        BoxError: it isn't.
+    """
+    if digest is None:
+        return
+    algorithm, _, value = digest.partition(":")
+    with copy.open("rb") as file:
+        found = hashlib.file_digest(file, algorithm).hexdigest()
+    if found != value:
+        raise BoxError(
+            f"{path} is not what it should be: its {algorithm} is another one",
+            details=f"expected {value}\nfound    {found}",
+            hint="fetch it again, or correct the digest in the Qupfile",
+        )
+
+
+def _path_of(url: str) -> str:
+    """The path in an address, or the path itself."""
+    try:
+        return urlsplit(url).path if url.startswith(WEB) else url
+    except ValueError:
+        return ""
 
 
 def find_file(reference: str, project: Path) -> Path:
