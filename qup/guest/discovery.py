@@ -45,6 +45,10 @@ class Place(NamedTuple):
 class Whereabouts(Protocol):
     """What knows, or finds out, where sshd may be."""
 
+    @property
+    def mac(self) -> str:
+        """The guest's, in lower case; empty where nobody else can have the place."""
+
     def look(self, now: float) -> Sequence[Place]:
         """The places known by now; ``now`` is :func:`time.monotonic`'s."""
 
@@ -57,6 +61,7 @@ class Fixed:
     """One place, known beforehand."""
 
     place: Place
+    mac: str = ""
 
     def look(self, now: float) -> Sequence[Place]:  # noqa: ARG002  it doesn't change
         return (self.place,)
@@ -141,6 +146,14 @@ def _object_to(address: str) -> str | None:
     if ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
         return "no address that a guest can have"
     return "this computer's own address" if is_own_address(address) else None
+
+
+def doubt(place: Place, mac: str) -> str | None:
+    """What speaks against a place: another computer has its address, as far as is known."""
+    impostor = find_impostor(place.address, mac) if place.source and mac else None
+    if impostor is None:
+        return None
+    return f"{place.address} seems to be taken: {impostor} has it, and the guest's card is {mac}"
 
 
 def find_impostor(address: str, mac: str) -> str | None:

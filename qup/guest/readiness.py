@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qup.errors import GuestError, MachineError
-from qup.guest.discovery import Place, Whereabouts
+from qup.guest.discovery import Place, Whereabouts, doubt
 from qup.guest.prober import Prober
 from qup.model.text import clean_line
 
@@ -118,7 +118,7 @@ def wait_for_banner(
             while True:
                 now = time.monotonic()
                 if now >= deadline:
-                    raise watch.timed_out(now - began, _describe(where, probers, now))
+                    raise watch.timed_out(now - began, _describe(where, probers, now), where)
                 if now >= next_attempt:
                     for place in where.look(now):
                         if place.address not in probers:
@@ -190,7 +190,7 @@ class _Watch:
         if _PANIC.search(self.console.read()):
             raise self.fail("the guest's kernel panicked")
 
-    def timed_out(self, seconds: float, reached: str) -> GuestError:
+    def timed_out(self, seconds: float, reached: str, where: Whereabouts) -> GuestError:
         output = self.console.read()
         if not output:
             stage = "nothing was printed on the serial console: the guest may not boot at all"
@@ -198,7 +198,9 @@ class _Watch:
             stage = "the guest stopped in an emergency shell"
         else:
             stage = reached
-        return self.fail(f"not ready after {seconds:.0f} s: {stage}", timeout=True)
+        doubts = [doubt(place, where.mac) for place in where.look(time.monotonic())]
+        reason = "; ".join([stage, *filter(None, doubts)])
+        return self.fail(f"not ready after {seconds:.0f} s: {reason}", timeout=True)
 
     def fail(self, reason: str, *, timeout: bool = False) -> GuestError:
         hint = f"all of it: 'qup logs {self.machine}'"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from qup.errors import MachineError
 from qup.guest import ssh
-from qup.guest.discovery import GIVEN, Finder, Fixed, Place, find_impostor
+from qup.guest.discovery import GIVEN, Finder, Fixed, Place, doubt, find_impostor
 from qup.guest.keys import ensure_keys
 from qup.guest.readiness import Console, wait_for_banner
 from qup.model.events import Console as ConsoleEvent
@@ -92,7 +92,7 @@ def _whereabouts(launch: Launch, mac: str) -> Fixed | Finder:
     """One place, if it was known before the start; an address that was found may change."""
     if launch.ssh_address is not None and launch.ssh_source in (None, GIVEN):
         assert launch.ssh_port is not None
-        return Fixed(Place(launch.ssh_address, launch.ssh_port, launch.ssh_source))
+        return Fixed(Place(launch.ssh_address, launch.ssh_port, launch.ssh_source), mac)
     return Finder(mac, RuntimeFolder.of(launch.runtime).agent)
 
 
@@ -104,6 +104,16 @@ def _find_and_log_in(
     mac = plan.nics[plan.ssh_nic].mac
     where = _whereabouts(state.launch, mac)
     console = Console(folder.log("serial"))
+    doubts: set[str] = set()
+
+    def tell_slow(lines: tuple[str, ...]) -> None:
+        ctx.emit(ConsoleEvent(folder.name, lines))
+        places = where.look(time.monotonic())
+        fresh = {text for place in places if (text := doubt(place, mac))} - doubts
+        for text in fresh:
+            ctx.tell(folder.name, text, level="warning")
+        doubts.update(fresh)
+
     try:
         while True:
             place = wait_for_banner(
@@ -112,7 +122,7 @@ def _find_and_log_in(
                 monitor=events,
                 console=console,
                 deadline=deadline,
-                on_slow=lambda lines: ctx.emit(ConsoleEvent(folder.name, lines)),
+                on_slow=tell_slow,
             )
             if isinstance(where, Finder):
                 state = note_place(folder, state, place, plan)

@@ -305,7 +305,10 @@ def copy_agent(lab: Lab) -> None:
 
 
 def test_a_guest_agent_tells_the_address(net: Net, lab: Lab) -> None:
-    """The DHCP server is elsewhere on the network: neither leases nor neighbours say anything."""
+    """The DHCP server is elsewhere on the network: neither leases nor neighbours say anything.
+
+    Its own address is no guest's, although no sshd is there that could show a wrong key.
+    """
     if shutil.which("qemu-ga", path=f"{os.environ['PATH']}:/usr/sbin") is None:
         pytest.skip("no qemu-guest-agent: 'make test' installs it")
     net.add_bridge("br0", "192.168.9.1/24")
@@ -316,6 +319,10 @@ def test_a_guest_agent_tells_the_address(net: Net, lab: Lab) -> None:
         router.run("ip link set uplink up")
         router.serve_dhcp("uplink", "192.168.9.50", "192.168.9.50")
         lab.write(BRIDGED.replace(SMALL, SMALL + AGENT))
+        done = lab("up", "--network-address", "192.168.9.2", "--boot-timeout", "3s")
+        taken = json.loads(router.run("ip -j link show uplink"))[0]["address"]
+        refused(done, 10, f"192.168.9.2 seems to be taken: {taken} has it")
+        lab("down", "--force").ok()
         lab("up", "--boot-timeout", "1s")
         log = lab.machine() / "logs" / "serial.log"
         assert wait_until(lambda: "ready" in log.read_text(), 120)
