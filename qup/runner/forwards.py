@@ -199,6 +199,22 @@ def read_ranges(folder: MachineFolder) -> dict[int, PortRange]:
         return {}
 
 
+def open_way_in(monitor: Monitor, plan: Plan) -> Forward:
+    """Let ssh in, by a port that is free.
+
+    Raises:
+        MachineError: there is none in the range that the Qupfile names.
+    """
+    try:
+        return add_forward(monitor, SSH_FORWARD, nic=plan.ssh_nic, ranges=ranges_of(plan)).forward
+    except MachineError as exc:
+        name = plan.identity.name
+        reason = exc.message.removeprefix(f"forward {SSH_FORWARD}: ")
+        raise MachineError(
+            f"machine {name}: no way in for ssh: {reason}", hint=exc.hint, machine=name
+        ) from exc
+
+
 # --- those of the Qupfile -------------------------------------------------------------------
 
 

@@ -47,19 +47,25 @@ else exec doas -n sh -c "$1" sh "$2"; fi
 """
 
 
-def share_names(ctx: Context, config: MachineConfig) -> None:
+def share_names(ctx: Context, config: MachineConfig, *, login: bool = True) -> None:
     """Tell a guest that just became ready, or runs, who its neighbours are, and those that run
     who it is. What goes wrong is said and stops nothing: all else works without names.
+
+    Args:
+        ctx: the surroundings.
+        config: the machine.
+        login: whether qup can log in to it.
     """
     mine = {seat.segment for seat in config.seats if seat.machine == config.name}
     if not mine and not _known(ctx, config.name):
         return
     seats = _current(ctx, config)
-    _tell(ctx, config.name, render_block(config.name, seats))
+    if login:
+        _tell(ctx, config.name, render_block(config.name, seats))
     neighbours = {seat.machine for seat in seats if seat.segment in mine} - {config.name}
     for name in sorted(neighbours):
         text = render_block(name, seats)
-        if observe(ctx.project.machine(name), thorough=False).ready and text != _known(ctx, name):
+        if text != _known(ctx, name) and _listens(ctx.project.machine(name)):
             _tell(ctx, name, text)
 
 
@@ -103,6 +109,16 @@ def _seats_of_plan(folder: MachineFolder, seat: Seat) -> Iterator[Seat]:
                 yield replace(seat, segment=card["segment"], address=address)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         yield seat
+
+
+def _listens(folder: MachineFolder) -> bool:
+    """Whether a neighbour runs, and qup can log in to it."""
+    if not observe(folder, thorough=False).ready:
+        return False
+    try:
+        return bool(json.loads(folder.plan.read_bytes())["seed_form"]["login"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
 
 
 def _known(ctx: Context, machine: str) -> str | None:

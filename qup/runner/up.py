@@ -37,11 +37,9 @@ from qup.runner.display import (
 from qup.runner.drives import check_disks
 from qup.runner.foreground import Attach, attach_console
 from qup.runner.forwards import (
-    SSH_FORWARD,
     Applied,
-    add_forward,
     apply_forwards,
-    ranges_of,
+    open_way_in,
     read_kept,
     write_kept,
 )
@@ -197,7 +195,7 @@ class _Up:
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
-        share_names(self.ctx, self.config)
+        share_names(self.ctx, self.config, login=plan.seed_form.login)
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
         _, ran = self._provision(plan, state)
@@ -279,7 +277,7 @@ class _Up:
                 state, failures = self._connect(plan, state, engine)
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
-        share_names(self.ctx, self.config)
+        share_names(self.ctx, self.config, login=plan.seed_form.login)
         self._provision(plan, state)
         _report(self.name, failures)
         return True
@@ -352,10 +350,8 @@ class _Up:
         nic = plan.nics[plan.ssh_nic].plan
         place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
         if not nic.ssh_address and not nic.discover:
-            opened = add_forward(
-                engine.control, SSH_FORWARD, nic=plan.ssh_nic, ranges=ranges_of(plan)
-            )
-            place = Place(opened.forward.address, opened.forward.host)
+            way_in = open_way_in(engine.control, plan)
+            place = Place(way_in.address, way_in.host)
         applied = apply_forwards(engine.control, plan, (), own=place.port)
         write_kept(self.folder, applied.kept)
         if self.options.attach:

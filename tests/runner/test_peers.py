@@ -55,7 +55,10 @@ class World:
 
     def write_plan(self, machine: str, address: str) -> None:
         card = {"segment": "private/default", "address": {"addresses": [address]}}
-        plan = {"nics": [{"plan": {"segment": None}}, {"plan": card}]}
+        plan = {
+            "nics": [{"plan": {"segment": None}}, {"plan": card}],
+            "seed_form": {"login": machine != "mute"},
+        }
         create_folders(self.ctx.project, machine).plan.write_text(json.dumps(plan))
 
     def share(self, machine: str, seats: tuple[Seat, ...] = SEATS) -> list[str]:
@@ -103,6 +106,15 @@ def test_a_neighbour_that_moved_is_told_of(world: World) -> None:
     world.write_plan("db", "10.128.0.9/16")  # started with an address that was written
     assert world.share("db") == ["db", "web"]
     assert "10.128.0.9 db" in world.told[1][1]
+
+
+def test_a_machine_that_nobody_can_log_in_to_is_only_told_of(world: World) -> None:
+    mute = Seat("mute", "mute", "private/default", "10.128.0.3/16")
+    world.running = {"web", "mute"}
+    world.write_plan("web", "10.128.0.1/16")
+    world.write_plan("mute", "10.128.0.3/16")
+    assert world.share("web", (*SEATS, mute)) == ["web"]
+    assert "10.128.0.3 mute" in world.told[0][1]
 
 
 def test_a_machine_that_left_the_qupfile_is_forgotten(world: World) -> None:

@@ -81,7 +81,8 @@ def test_a_full_range_starts_nothing_and_says_so(lab: Lab, ports: range) -> None
     with hold(*ports):
         done = lab("up", "a")
         assert done.code == 9
-        assert f"no port from {ports[0]}-{ports[-1]} is free on 127.0.0.1" in done.stderr
+        said = f"no port from {ports[0]}-{ports[-1]} is free on 127.0.0.1"
+        assert f"machine a: no way in for ssh: {said}" in done.stderr
         assert "widen 'ports'" in done.stderr
         assert lab.qemus() == []
         assert lab.status("a") == "stopped"
