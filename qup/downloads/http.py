@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 MAX_REDIRECTS = 10
-CONNECT_TIMEOUT = 15.0
+CONNECT_TIMEOUT = 10.0
 STALL_TIMEOUT = 30.0
 """Seconds without a byte after which a server has stalled; QUP_DOWNLOAD_TIMEOUT changes it."""
 TIMEOUT_VARIABLE = "QUP_DOWNLOAD_TIMEOUT"
@@ -192,7 +192,7 @@ def pause_for(failure: Transient, tries: int) -> float | None:
     return min(LONGEST_PAUSE, max(PAUSES[tries - 1], failure.after or 0.0))
 
 
-def insist(act: Callable[[], Answer], *, tries: int = 3) -> Answer:
+def insist(act: Callable[[], Answer], *, tries: int = 2) -> Answer:
     """Do something small, again if it fails in a way that may pass.
 
     Raises:

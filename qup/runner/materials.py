@@ -146,10 +146,11 @@ def renew_box(ctx: Context, config: MachineConfig, box: Box) -> Box:
     if ask is None:
         return box
     try:
-        news = ask(box, ctx.project.root)
+        with ctx.phase(config.name, "box", f"asking for the newest {box.spec.name}") as phase:
+            news = ask(box, ctx.project.root)
+            phase.result = news or "it is here already"
         if news is None:
             return box
-        ctx.tell(config.name, f"box {box.spec.name}: {news}")
         return fetch_box(ctx, config.name, box.spec, again=True)
     except BoxError as exc:
         ctx.tell(
@@ -179,7 +180,9 @@ def prepare(
     user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
     seeder = ctx.plugins.guest_seeders[plan.seed.seeder]
     seed = Seed(plan.seed, user_key.public, host_key)
-    payload = seeder.payload(seed) if plan.seed_form.payload else b""
+    # A disk that is there has had its message, and the key in it may have been replaced since.
+    fresh = old is None and plan.seed_form.payload
+    payload = seeder.payload(seed) if fresh else b""
     base = ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
     wanted = _Disk(config.name, folder.disk, base, plan.disk.size or 0, payload)
     with (

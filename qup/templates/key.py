@@ -15,6 +15,7 @@ from typing import Any
 
 from qup.model.drives import DISK
 from qup.model.plan import Plan, TemplatePlan
+from qup.model.seed import NOCLOUD
 
 RECIPE = 1
 """Counts how templates are made and restored; those of another recipe don't fit."""
@@ -99,8 +100,9 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
         return "templates need Linux"
     if plan.box.arch not in X86:
         return f"templates are for x86 guests, not for {plan.box.arch}"
-    if plan.box.iso:
-        return "the box is an ISO, which doesn't read what makes a guest a machine of its own"
+    if plan.box.iso or plan.seed.seeder != NOCLOUD:
+        what = "the box is an ISO" if plan.box.iso else f"its seeder is {plan.seed.seeder}"
+        return f"{what}, which doesn't read what makes a guest a machine of its own"
     if plan.nographic or plan.display is not None:
         return "nographic shows how it boots" if plan.nographic else "it has a display"
     if plan.extra:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import signal
@@ -395,3 +396,34 @@ def test_offline_asks_nobody(web: Web, tmp_path: Path, monkeypatch: pytest.Monke
         with pytest.raises(OfflineError, match="--offline"):
             ask()
     assert web.asked == []
+
+
+def test_a_proxy_is_asked(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, web.url(""))
+    url = "http://mirror.invalid/guest.iso"
+    web.files[url] = File(DATA)
+    assert download(url, tmp_path / "out", digest=SHA256).sha256 == SHA256
+
+
+def test_a_full_disk_keeps_what_is_here(
+    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.put(FILE, DATA, piece=1 << 16)
+    real = transfer._write
+    written = 0
+
+    def write(handle: int, data: bytes) -> None:
+        nonlocal written
+        if written:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = len(data)
+        real(handle, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "_write", write)
+        with pytest.raises(HostError, match="No space left") as caught:
+            get(web, tmp_path)
+        assert "free some space" in str(caught.value.hint)
+    assert get(web, tmp_path).sha256 == SHA256
+    assert web.requests(FILE)[-1]["Range"] == f"bytes={written}-"

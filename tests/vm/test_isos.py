@@ -228,6 +228,37 @@ def test_an_unknown_iso_runs_without_ssh(lab: Lab) -> None:
     assert "provisioning needs ssh" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ('user-data = "#!/bin/sh\\n"', "reads none"),
+        ('userdata = "."', "is a folder"),
+        ('userdata = "nosuch"', "No such file"),
+    ],
+)
+def test_user_data_that_can_not_be_told(lab: Lab, more: str, word: str) -> None:
+    (lab.folder / "b2d.iso").write_bytes(make_iso("b2d-v1"))
+    lab.write(f'[machine]\nbox = "./b2d.iso"\n{more}\n')
+    done = lab("up")
+    assert done.code == 4
+    assert word in done.stderr
+    assert lab.status() == "not-created"
+
+
+def test_a_key_that_is_too_long_for_the_message(lab: Lab) -> None:
+    (lab.folder / "b2d.iso").write_bytes(make_iso("b2d-v1"))
+    lab.write('[machine]\nbox = "./b2d.iso"\ndisk = "64M"\n')
+    keys = lab.machine() / "ssh"
+    for folder in (*reversed(keys.relative_to(lab.folder).parents), keys.relative_to(lab.folder)):
+        (lab.folder / folder).mkdir(mode=0o700, exist_ok=True)
+    (keys / "key").write_text("a private key")
+    (keys / "key.pub").write_text(f"ssh-rsa {'A' * 700} me\n")
+    done = lab("up")
+    assert done.code == 4
+    assert "use an Ed25519 key" in done.stderr
+    assert not (lab.machine() / "disk.qcow2").exists()
+
+
 def test_a_family_that_is_named_by_hand(lab: Lab, isos: Isos) -> None:
     """The disk of a machine begins with the message, as a guest of that family would find it."""
     (lab.folder / "x.iso").write_bytes(make_iso("unheard of"))
@@ -264,6 +295,7 @@ def test_a_new_machine_asks_and_an_old_one_does_not(
     lab("destroy", "-y", env=env).ok()
     publish(web, "v2", make_iso("b2d-v2", b"two"))
     done = lab("up", env=env).ok()
+    assert "asking for the newest boot2docker" in done.stderr
     assert "release v2 is there (here: v1)" in done.stderr
     asked = len(web.asked)
     lab("down", "--timeout", "0", env=env).ok()

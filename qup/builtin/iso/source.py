@@ -70,10 +70,11 @@ class Iso:
             report(f"copying {path}")
             shutil.copyfile(path, target)
             check_digest(path, target, named.digest)
-            return describe(spec, target, {"path": str(path)})
+            return describe(spec, target, {"path": str(path)}, report)
         if is_api(named.url):
             return fetch_release(spec, ask(named.url), target, report)
-        return describe(spec, target, fetch_url(named.url, target, named.digest, report))
+        details = fetch_url(named.url, target, named.digest, report)
+        return describe(spec, target, details, report)
 
     def newer(self, box: Box, project: Path) -> str | None:  # noqa: ARG002  the interface's
         named = read(box.spec.name)
@@ -220,7 +221,7 @@ def fetch_release(
     report(f"release {release.tag}")
     details = fetch_url(release.url, target, release.digest, report)
     named = replace(spec, version=release.tag)
-    return describe(named, target, {**details, "release": release.tag}, family)
+    return describe(named, target, {**details, "release": release.tag}, report, family)
 
 
 def remember(found: Downloaded) -> dict[str, object]:
@@ -235,7 +236,11 @@ def remember(found: Downloaded) -> dict[str, object]:
 
 
 def describe(
-    spec: BoxSpec, path: Path, details: Mapping[str, object], family: Family | None = None
+    spec: BoxSpec,
+    path: Path,
+    details: Mapping[str, object],
+    report: Report,
+    family: Family | None = None,
 ) -> Fetched:
     """The box as its ISO shows it to be.
 
@@ -243,10 +248,21 @@ def describe(
         BoxError: it is no ISO, or not whole.
     """
     label = inspect_iso(path)
+    if not is_hybrid(path):
+        report(
+            "this ISO has no boot record for disks: by its BIOS a machine boots it only with"
+            " qemu.virtio-drives = false"
+        )
     family = family or find_family(label)
     if family is not None:
         spec = family.describe(spec, label)
     return Fetched(spec, {**details, "label": label, "family": family.name if family else None})
+
+
+def is_hybrid(path: Path) -> bool:
+    """Whether it begins with a boot record, as a disk does (``isohybrid(1)``)."""
+    with path.open("rb") as file:
+        return file.read(512)[510:] == b"\x55\xaa"
 
 
 def compare(box: Box, release: Release) -> str | None:
