@@ -19,7 +19,7 @@ TWO = '[machine]\n[machines.a]\n[machines.b.network]\nmode = "tap"\ntap = "low"\
 @pytest.fixture(autouse=True)
 def a_setting_of_mode_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (*(row for row in SETTINGS if not row.is_network_option), TAP)
-    for module in ("layers", "loading"):
+    for module in ("layers", "outer"):
         monkeypatch.setattr(f"qup.qupfile.{module}.BY_KEY", {row.key: row for row in rows})
     monkeypatch.setattr("qup.qupfile.layers.SETTINGS", rows)
 

@@ -28,6 +28,8 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _DOTTED_KEY = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+){0,5}", re.ASCII)
 
 
+DEFAULT_MODE: str = NetworkSettings.model_fields["mode"].default
+
 RIVALS = (("user-data", "userdata"),)
 """Keys of a machine that say the same in two ways."""
 
@@ -282,9 +284,8 @@ def _mode(data: Mapping[str, Any]) -> object:
 
 
 def _changes_mode(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
-    default = NetworkSettings.model_fields["mode"].default
     wanted = _mode(above)
-    return wanted is not None and wanted != (_mode(below) or default)
+    return wanted is not None and wanted != (_mode(below) or DEFAULT_MODE)
 
 
 def _without(layer: Layer, keys: Container[str]) -> Layer:

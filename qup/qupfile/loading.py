@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,22 +17,21 @@ from qup.model.config import (
     StepSettings,
 )
 from qup.model.display import NONE
-from qup.model.settings import BY_KEY
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
 from qup.qupfile.drive_rules import check_drives
 from qup.qupfile.layers import (
+    DEFAULT_MODE,
     RIVALS,
-    Layer,
     Stack,
-    leave_out,
     read_environment,
     read_overrides,
     stack_layers,
 )
 from qup.qupfile.neighbours import check_addresses, find_seats, plan_nics
-from qup.qupfile.problems import Collector, Problem, join_words
+from qup.qupfile.outer import Outer
+from qup.qupfile.problems import Collector, join_words
 from qup.qupfile.tables import known_keys, read_tables, walk_model
 from qup.toml_positions import KeyPath
 
@@ -88,7 +87,7 @@ def load(
         PluginError: a plugin broke while it looked at its options.
     """
     problems = Collector()
-    outer = _Outer(
+    outer = Outer(
         (
             read_environment(environment or {}, problems),
             read_overrides(overrides or {}, assignments, problems),
@@ -118,67 +117,6 @@ def load(
     machines = {name: replace(machine, seats=seats) for name, machine in machines.items()}
     origins = {name: find_origins(machines[name], stacks[name]) for name in machines}
     return Config(machines, origins, document.digest, notes)
-
-
-class _Outer:
-    """The environment and the command line, which go over each machine's own layers.
-
-    A network option among them is for the machines whose network mode has it. One that is for
-    no machine at all is a slip on the command line; in the environment, which may be there for
-    other projects, it is only worth a note.
-    """
-
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        self.layers = layers
-        self._unused = [{key for key in layer.labels if _is_option(key)} for layer in layers]
-
-    def stack_on(self, document: Document, own: Sequence[Layer], registry: Registry) -> Stack:
-        """A machine's stack, without the network settings that its mode doesn't have."""
-        layers = [layer for layer in (*own, *self.layers) if layer.data]
-        stack = stack_layers(document, layers or own[:1])
-        known = _mode_options(stack, registry)
-        fitting: list[Layer] = []
-        for layer, unused in zip(self.layers, self._unused, strict=True):
-            left, out = leave_out(layer, known) if known is not None else (layer, frozenset())
-            unused.intersection_update(out)
-            fitting.append(left)
-        layers = [layer for layer in (*own, *fitting) if layer.data]
-        return stack_layers(document, layers or own[:1])
-
-    def judge_unused(self, problems: Collector) -> tuple[str, ...]:
-        """Complain about options that no machine has a use for; returns notes on variables."""
-        notes = []
-        for layer, unused in zip(self.layers, self._unused, strict=True):
-            for key in sorted(unused):
-                label, option = layer.labels[key], key.removeprefix("network.")
-                if layer.name == "environment":
-                    notes.append(
-                        f"{label} is ignored: no machine here has a network mode with {option!r}"
-                    )
-                    continue
-                problems.add(
-                    Problem(
-                        f"{layer.name} {label}",
-                        f"no machine here has a network mode with the option {option!r}",
-                        "--network chooses another mode",
-                        key=key,
-                    )
-                )
-        return tuple(notes)
-
-
-def _is_option(key: str) -> bool:
-    return key in BY_KEY and BY_KEY[key].is_network_option
-
-
-def _mode_options(stack: Stack, registry: Registry) -> Container[str] | None:
-    """The options of a machine's network mode; None where nobody can say."""
-    network = stack.merged.get("network", {})
-    name = network.get("mode", DEFAULT_MODE) if isinstance(network, dict) else None
-    mode = registry.network_modes.get(name) if isinstance(name, str) else None
-    if mode is None or mode.options.model_config.get("extra") == "allow":
-        return None
-    return {field.alias or name for name, field in mode.options.model_fields.items()}
 
 
 # -- one machine ----------------------------------------------------------------------------
@@ -439,7 +377,6 @@ class _Machine:
         return said
 
 
-DEFAULT_MODE: str = MachineSettings().network.mode
 STEP_KEYS = frozenset(StepSettings.model_fields)
 """Keys of a provisioning step that don't name its provisioner."""
 
