@@ -198,6 +198,14 @@ def test_two_machines_at_one_place() -> None:
         read(text.format("a", one) + text.format("b", other))
 
 
+def test_a_guest_gets_the_terminal_of_those_who_said_so() -> None:
+    (item,) = untrusted(read("[machine.qemu]\nnographic = true"))  # type: ignore[arg-type]
+    assert item.key == "qemu.nographic"
+    own_word = read("[machine.qemu]", environment={"QUP_NOGRAPHIC": "1"})
+    assert untrusted(own_word) == []  # type: ignore[arg-type]
+    assert untrusted(read("[machine.qemu]\nnographic = false")) == []  # type: ignore[arg-type]
+
+
 def test_trust() -> None:
     config = read('[machine.qemu]\ndisplay = "vnc=0.0.0.0:0"')
     (item,) = untrusted(config)  # type: ignore[arg-type]

@@ -154,8 +154,10 @@ def start_in_front(
         front.close()
         _stop(context, folder)
         raise Interrupted from None
-    except BaseException:
+    except BaseException as exc:
         front.close()
+        if isinstance(exc, QupError):
+            context.note(folder.name, f"error: {exc.message}\n{exc.details or ''}".strip())
         raise
     else:
         front.close()

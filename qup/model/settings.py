@@ -276,7 +276,8 @@ SETTINGS = (
         "QUP_NOGRAPHIC",
         "--nographic",
         "",
-        "No display, and the machine's console in this terminal until it powers off.",
+        "No display, and the machine's console in this terminal until it powers off."
+        " In a Qupfile, needs 'qup trust'.",
         kind=Kind.SWITCH,
         old="--qemu-nographic",
     ),

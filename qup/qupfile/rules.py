@@ -58,6 +58,8 @@ def find_untrusted(
             found.append(Untrusted(name, "qemu.args", _show(json.dumps(list(qemu.args)))))
         if not TRUSTED_PROGRAM.fullmatch(qemu.program):
             found.append(Untrusted(name, "qemu.program", _show(json.dumps(qemu.program))))
+        if qemu.nographic:
+            found.append(Untrusted(name, "qemu.nographic", "true (the guest gets your terminal)"))
         if reason := explain_distrust(parse_display(qemu.display)):
             shown = f"{json.dumps(qemu.display)} ({reason})"
             found.append(Untrusted(name, "qemu.display", _show(shown)))

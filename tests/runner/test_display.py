@@ -97,6 +97,14 @@ def test_a_stranger_needs_trust(world: World) -> None:
     world("down").ok()
 
 
+def test_a_window_is_not_for_viewers(world: World) -> None:
+    world("up", "--display", "gtk", env={"DISPLAY": ":0", "FAKE_DISPLAYS": "none gtk"}).ok()
+    refused = world("view")
+    assert refused.code == 9, refused
+    assert "has the display gtk, which QEMU shows by itself" in refused.stderr
+    world("down").ok()
+
+
 def test_what_runs_says_what_differs(world: World) -> None:
     def changes(*words: str, **env: str) -> str:
         done = world("up", *words, env={"DISPLAY": "", "WAYLAND_DISPLAY": "", **env}).ok()

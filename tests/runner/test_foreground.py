@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,17 +23,39 @@ def runtime_is_empty(world: World) -> bool:
     return not os.path.isdir(folder) or os.listdir(folder) == []
 
 
-def spawn(world: World, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def spawn(world: World, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """Start qup; what hangs is killed at the end of the test, which fails by then."""
+    with subprocess.Popen(
         [sys.executable, "-m", "qup", *words],
         cwd=world.folder,
-        env={**os.environ, **world.variables(), "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            **world.variables(),
+            "PYTHONPATH": str(ROOT),
+            "PYTHONFAULTHANDLER": "1",
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGABRT)  # faulthandler tells where it was
+
+
+def end(process: subprocess.Popen[str]) -> int:
+    """The exit code, with the last words of one that takes too long."""
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        pytest.fail(f"it did not end: {process.communicate(timeout=10)}")
+    return process.returncode
 
 
 def test_a_guest_that_does_its_work_and_powers_off(world: World) -> None:
@@ -89,11 +113,9 @@ def test_a_failed_start_leaves_nothing(world: World) -> None:
 def test_who_ends_it_ends_the_machine(world: World, number: signal.Signals) -> None:
     world.scenario = {"prints": "up\n"}
     with spawn(world, "up", "--nographic") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        assert wait_until(lambda: world.status()["ready"])
+        assert wait_until(lambda: world.status()["ready"], 60)
         process.send_signal(number)
-        assert process.wait(20) == 130
+        assert end(process) == 130
     assert world.status()["status"] == "stopped"
     assert not world.qemus()
     assert runtime_is_empty(world)
@@ -102,18 +124,16 @@ def test_who_ends_it_ends_the_machine(world: World, number: signal.Signals) -> N
 def test_who_hangs_up_leaves_it_running(world: World) -> None:
     world.scenario = {"prints": "up\n"}
     with spawn(world, "up", "--nographic") as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "up\n"
-        assert wait_until(lambda: world.status()["ready"])
+        assert wait_until(lambda: world.status()["ready"], 60)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 129
+        assert end(process) == 129
     assert world.status()["status"] == "running"
     world("down").ok()
 
 
 def test_another_qup_stops_it(world: World) -> None:
     with spawn(world, "up", "--nographic") as process:
-        assert wait_until(lambda: world.status()["ready"])
+        assert wait_until(lambda: world.status()["ready"], 60)
         world("down").ok()
         _, said = process.communicate(timeout=20)
         assert process.returncode == 0
@@ -142,13 +162,17 @@ def test_output_and_progress_in_one_file_are_not_mixed(world: World) -> None:
 def test_in_the_qupfile_and_for_a_machine_that_runs(world: World) -> None:
     world("up").ok()
     (world.folder / "Qupfile").write_text(QUPFILE + "[machine.qemu]\nnographic = true\n")
+    refused = world("up")
+    assert refused.code == 4, refused
+    assert "the guest gets your terminal" in refused.stderr
+    world("trust").ok()
     with spawn(world, "up") as process:
-        assert wait_until((world.machine / "console.lock").exists)
+        assert wait_until((world.machine / "console.lock").exists, 60)
         refused = world("up")
         assert refused.code == 6, refused
         assert str(process.pid) in refused.stderr
         world("down").ok()
-        assert process.wait(20) == 0
+        assert end(process) == 0
     assert world("up", "--no-nographic").ok().stdout.startswith("default is ready")
     world("down").ok()
 
