@@ -51,6 +51,11 @@ def _inspect(project: Project, machine: str, name: str, disk: DiskSettings) -> s
         hint = "make it, or correct 'image'; 'size' instead makes a new disk"
         raise ConfigError(f"{where}: the image {path} does not exist", hint=hint)
     _refuse_place(project, path, where)
+    if not disk.read_only and not os.access(path, os.W_OK):
+        raise ConfigError(
+            f"{where}: you may not write to {path}",
+            hint="write read-only = true, or see to the file's permissions",
+        )
     try:
         format = images.find_format(path)
         if format == "qcow2" and disk.format != "raw":

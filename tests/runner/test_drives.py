@@ -209,6 +209,15 @@ def test_an_image_in_use_is_told_with_its_user(world: World, write: Write) -> No
     world("up").ok()
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root writes to every file")
+def test_an_image_that_may_not_be_written_to_is_refused(world: World, write: Write) -> None:
+    make_image(world.folder / "mine.qcow2").chmod(0o444)
+    write(disk(image='"mine.qcow2"'))
+    done = world("up")
+    assert done.code == 4
+    assert "you may not write to" in done.stderr
+
+
 def test_a_file_system_that_can_not_pass_its_cache_is_named(
     world: World,
     write,  # type: ignore[no-untyped-def]
