@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from qup import errors
 from qup.cli.main import PIPE_EXIT_CODE
@@ -47,8 +48,8 @@ def write_events() -> str:
 def write_run_states() -> str:
     """QEMU's run states in qup's words."""
     rows = [
-        [code(name), code(state.word), state.meaning.replace("'", "`"),
-         state.advice.replace("'", "`"), state.way.value]
+        [code(name), code(state.word), state.meaning,
+         re.sub(r"'(qup [^']+)'", r"`\1`", state.advice), state.way.value]
         for name, state in RUN_STATES.items()
     ]  # fmt: skip
     headings = ["In QEMU", "Word", "What is so", "What to do", "What `qup up` does"]
