@@ -104,6 +104,10 @@ class BoxError(QupError):
     kind = "box"
 
 
+class TemplateError(BoxError):
+    """A template can't be used or removed: to a machine it is what a box is."""
+
+
 class MachineError(QupError):
     """QEMU refused to start, died, or the machine is not in the state the verb needs."""
 

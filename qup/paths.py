@@ -344,6 +344,10 @@ def downloads_root() -> Path:
     return cache_root() / "downloads"
 
 
+def templates_root() -> Path:
+    return cache_root() / "templates"
+
+
 def index_root() -> Path:
     return state_root() / "machines"
 

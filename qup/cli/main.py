@@ -88,6 +88,7 @@ COMMANDS = {
     "trust": Entry("config", "trust"),
     "doctor": Entry("doctor", "doctor"),
     "box": Entry("box", "app"),
+    "template": Entry("templates", "app"),
     "plugins": Entry("plugins", "app"),
 }
 """All commands, in the order of ``qup --help``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,10 @@ ProvisionWith = Annotated[
     ),
 ]
 
+Cold = Annotated[
+    bool, typer.Option("--cold", help="Boot a new machine, even if a template fits it.")
+]
+
 
 @with_settings
 def up(
@@ -46,6 +50,7 @@ def up(
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
     provision_with: ProvisionWith = None,
+    cold: Cold = False,
     jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -69,6 +74,7 @@ def up(
         context = globals_of(ctx).context(show)
         config = checked_config(context, overrides)
         options = make_options(config, trust_accelerator, no_provision, provision_with)
+        options = replace(options, cold=cold)
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)

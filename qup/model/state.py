@@ -33,6 +33,7 @@ class Launch:
         ready: ssh answered with the right host key.
         ssh_source: what told ssh_address, for a guest with an address of its own; None for one
             that is reached through a forward.
+        restored: it was restored from a template instead of being booted.
         taps: interfaces of the host that the machine is connected to.
         login: the guest has been told qup's key, so that ssh is waited for.
     """
@@ -45,6 +46,7 @@ class Launch:
     ssh_port: int | None = None
     ready: bool = False
     ssh_source: str | None = None
+    restored: bool = False
     taps: tuple[TapLink, ...] = ()
     login: bool = True
 
@@ -63,6 +65,7 @@ class State:
         box_digest: the box that it boots from; its disk is an overlay of that, unless it is an
             ISO.
         user: the account that ssh uses.
+        template: the id of the template that its disk is an overlay of, if it is of one.
         launch: the newest start, or None before the first and after a clean stop.
         provisioned: digests of the provisioning steps that succeeded.
     """
@@ -75,6 +78,7 @@ class State:
     box: str
     box_digest: str
     user: str
+    template: str | None = None
     launch: Launch | None = None
     provisioned: tuple[str, ...] = ()
 

@@ -67,6 +67,7 @@ class Layout:
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
         second_lease: the state's user network has given its first lease to the template's
             card. The machine's own gets the second, which shall be the same address.
+        inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that read it from a share.
     """
 
@@ -81,6 +82,7 @@ class Layout:
     memory: Memory | None = None
     incoming: bool = False
     second_lease: bool = False
+    inherit: tuple[int, ...] = ()
     seed_share: Path = Path("seed")
 
 

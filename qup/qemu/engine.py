@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +71,6 @@ def start(
     runtime: RuntimeFolder,
     cwd: Path,
     *,
-    inherit: Sequence[int] = (),
     mortal: bool = False,
 ) -> Engine:
     """Start QEMU with its guest still stopped, and connect to its monitors.
@@ -82,7 +81,6 @@ def start(
         folder: the machine's folder.
         runtime: where the sockets go.
         cwd: the folder QEMU runs in.
-        inherit: more descriptors that QEMU gets, by the same numbers.
         mortal: QEMU ends when this process does, however that ends; Linux only.
 
     Raises:
@@ -111,7 +109,7 @@ def start(
         arguments = build(plan, replace(layout, sockets=numbers, taps=fds))
         argv = [word for argument in arguments for word in argument.words]
         listening = [item.fileno() for item in sockets.values()]
-        inherited = [alive, *listening, *fds.values(), *inherit]
+        inherited = [alive, *listening, *fds.values(), *layout.inherit]
         process = _spawn(argv, log, cwd, inherited, mortal=mortal)
     engine = _greet(process, plan.identity.name, runtime, log)
     if plan.display is not None and plan.display.private:

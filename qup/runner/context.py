@@ -11,13 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
-from qup.paths import MachineFolder, Project, boxes_root
+from qup.paths import MachineFolder, Project, boxes_root, templates_root
 from qup.store import lock_machine
 
 if TYPE_CHECKING:
     from qup.boxes.cache import BoxCache
     from qup.host import LocalHost
     from qup.plugins import Plugins
+    from qup.templates.cache import TemplateCache
 
 LOCK_TIMEOUT = 60.0
 """Seconds to wait for another qup that works on the same machine."""
@@ -63,6 +64,12 @@ class Context:
         from qup.boxes.cache import BoxCache
 
         return BoxCache(boxes_root())
+
+    @cached_property
+    def templates(self) -> TemplateCache:
+        from qup.templates.cache import TemplateCache
+
+        return TemplateCache(templates_root())
 
     def emit(self, event: Event) -> None:
         """Tell the listener, and the plugins if they are loaded."""

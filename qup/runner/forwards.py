@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from qup.errors import MachineError
 from qup.files import write_atomic
@@ -31,7 +31,7 @@ PASSES = 2
 _NETDEV = re.compile(r"^Hub \S+ \(net(?P<nic>\d+)\):", re.MULTILINE)
 _HOSTFWD = re.compile(
     r"^\s*(?P<protocol>TCP|UDP)\[HOST_FORWARD\]\s+\S+\s+(?P<address>\S+)\s+(?P<host>\d+)"
-    r"\s+\S+\s+(?P<guest>\d+)",
+    r"\s+(?P<leads_to>\S+)\s+(?P<guest>\d+)",
     re.MULTILINE,
 )
 
@@ -87,6 +87,7 @@ def add_forward(
     *,
     nic: int | None = None,
     ranges: Mapping[int, PortRange] = NO_RANGES,
+    guest: str | None = None,
 ) -> OpenForward:
     """Let a port of the host lead to the guest.
 
@@ -96,6 +97,8 @@ def add_forward(
         nic: the NIC that it leads to; the first that can have forwards if None.
         ranges: by NIC, where to take a port from that is left to be picked; QEMU picks any for
             a NIC that isn't there.
+        guest: the guest's address; where the NIC's other forwards lead if None, or else where
+            QEMU thinks that the guest is.
 
     Returns:
         The forward with the port that was picked, if that was left open.
@@ -111,15 +114,16 @@ def add_forward(
             hint="forwards are for QEMU's user network; 'qup ip' says how the guest is reached",
         )
     before = [item for found in seen.values() for item in found]
+    target = _Target(chosen, guest or _find_guest(monitor, chosen))
     if forward.host == 0 and chosen in ranges:
-        return OpenForward(chosen, _take_from_range(monitor, forward, chosen, ranges[chosen]))
+        return OpenForward(chosen, _take_from_range(monitor, forward, target, ranges[chosen]))
     if any(_listen_at_one_place(item, forward) for item in before):
         raise MachineError(
             f"forward {forward}: this machine has port {forward.host}/{forward.protocol} open"
             " already",
             hint="'qup port list' shows where it leads",
         )
-    if said := _ask(monitor, forward, chosen):
+    if said := _ask(monitor, forward, target):
         raise MachineError(
             f"forward {forward}: port {forward.host} on {forward.address} can't be opened;"
             " another program listens there",
@@ -132,12 +136,30 @@ def add_forward(
     return OpenForward(chosen, next(item for item in fresh if item.guest == forward.guest))
 
 
-def _ask(monitor: Monitor, forward: Forward, nic: int) -> str:
+class _Target(NamedTuple):
+    """Where a forward leads: a NIC, and the guest's address there if it is known."""
+
+    nic: int
+    guest: str
+
+
+def _find_guest(monitor: Monitor, nic: int) -> str:
+    """The address that the forwards of a NIC lead to; empty if there are none."""
+    _, *parts = _NETDEV.split(monitor.hmp("info usernet"))
+    texts = dict(zip(map(int, parts[::2]), parts[1::2], strict=True))
+    match = _HOSTFWD.search(texts.get(nic, ""))
+    return match["leads_to"] if match else ""
+
+
+def _ask(monitor: Monitor, forward: Forward, target: _Target) -> str:
     """Have QEMU open a forward; returns what it has against it."""
-    return monitor.hmp(f"hostfwd_add net{nic} {forward.rule}").strip()
+    rule = f"{forward.listener}-{target.guest}:{forward.guest}"
+    return monitor.hmp(f"hostfwd_add net{target.nic} {rule}").strip()
 
 
-def _take_from_range(monitor: Monitor, forward: Forward, nic: int, ports: PortRange) -> Forward:
+def _take_from_range(
+    monitor: Monitor, forward: Forward, target: _Target, ports: PortRange
+) -> Forward:
     """Open the first port of a range that QEMU can have.
 
     A look beforehand spares QEMU the ports that are taken; whether one is free QEMU says, as
@@ -145,7 +167,7 @@ def _take_from_range(monitor: Monitor, forward: Forward, nic: int, ports: PortRa
     """
     for _ in range(PASSES):
         for candidate in (forward.with_host(port) for port in ports):
-            if _looks_free(candidate) and not _ask(monitor, candidate, nic):
+            if _looks_free(candidate) and not _ask(monitor, candidate, target):
                 return candidate
     raise MachineError(
         f"forward {forward}: no port from {ports} is free on {forward.address}",
@@ -205,8 +227,11 @@ def open_way_in(monitor: Monitor, plan: Plan) -> Forward:
     Raises:
         MachineError: there is none in the range that the Qupfile names.
     """
+    nic, guest = plan.ssh_nic, plan.nics[plan.ssh_nic].plan.guest_address
     try:
-        return add_forward(monitor, SSH_FORWARD, nic=plan.ssh_nic, ranges=ranges_of(plan)).forward
+        return add_forward(
+            monitor, SSH_FORWARD, nic=nic, ranges=ranges_of(plan), guest=guest
+        ).forward
     except MachineError as exc:
         name = plan.identity.name
         reason = exc.message.removeprefix(f"forward {SSH_FORWARD}: ")
@@ -282,7 +307,13 @@ def apply_forwards(
         mine = known.get((nic, forward)) or _adopt(nic, forward, present)
         if mine is None:
             try:
-                held = add_forward(monitor, forward, nic=nic, ranges=ranges_of(plan))
+                held = add_forward(
+                    monitor,
+                    forward,
+                    nic=nic,
+                    ranges=ranges_of(plan),
+                    guest=plan.nics[nic].plan.guest_address,
+                )
             except MachineError as exc:
                 result.failures.append(exc)
                 continue

@@ -170,9 +170,19 @@ def describe_box(box: Box) -> str:
 
 def prepare(
     ctx: Context, config: MachineConfig, folder: MachineFolder, plan: Plan, box: Box,
-    old: State | None,
+    old: State | None, base: Path | None, template: str | None = None,
 ) -> State:  # fmt: skip
     """Make what is missing of disk, keys and seed, and fit the disk to the plan.
+
+    Args:
+        ctx: the surroundings.
+        config: what was asked.
+        folder: the machine's folder.
+        plan: what is to be started.
+        box: what the machine is made from.
+        old: the machine, if it exists.
+        base: the image that its disk is an overlay of; None for a disk of its own.
+        template: the id of the template that the image belongs to, for a new machine.
 
     Returns:
         The state of the machine with these materials; it is not written yet.
@@ -183,7 +193,6 @@ def prepare(
     # A disk that is there has had its message, and the key in it may have been replaced since.
     fresh = old is None and plan.seed_form.payload
     payload = seeder.payload(seed) if fresh else b""
-    base = ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
     wanted = _Disk(config.name, folder.disk, base, plan.disk.size or 0, payload)
     with (
         ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
@@ -204,6 +213,7 @@ def prepare(
         box=plan.box.name,
         box_digest=box.digest,
         user="",
+        template=template,
     )
     return replace(state, user=plan.seed.user, project=str(ctx.project.root), box_digest=box.digest)
 

@@ -46,7 +46,7 @@ def wait_until_ready(
         return state
     with ctx.phase(folder.name, "boot", "waiting for ssh") as phase:
         try:
-            state = _find_and_log_in(ctx, folder, plan, state, events)
+            state = find_and_log_in(ctx, folder, plan, state, events)
         except MonitorClosed as exc:
             raise MachineError(
                 f"machine {folder.name}: QEMU died while the guest was booting",
@@ -96,9 +96,15 @@ def _whereabouts(launch: Launch, mac: str) -> Fixed | Finder:
     return Finder(mac, RuntimeFolder.of(launch.runtime).agent)
 
 
-def _find_and_log_in(
+def find_and_log_in(
     ctx: Context, folder: MachineFolder, plan: Plan, state: State, events: Qmp
 ) -> State:
+    """Wait for sshd's banner, log in, and keep that connection.
+
+    Raises:
+        GuestError: the guest didn't become ready.
+        MonitorClosed: QEMU died meanwhile.
+    """
     assert state.launch is not None
     deadline = time.monotonic() + plan.boot_timeout
     mac = plan.nics[plan.ssh_nic].mac

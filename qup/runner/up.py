@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from qup.boxes.cache import DISK
-from qup.errors import GuestError, Interrupted, MachineError
+from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.files import rotate_file, trim_file
 from qup.guest import ssh
 from qup.guest.discovery import GIVEN, Place
@@ -54,6 +53,7 @@ from qup.runner.provision import BEFORE, DURING, Wanted, provision
 from qup.runner.ready import forget_place, note_place, wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
 from qup.store import (
     create_folders,
     ensure_project_id,
@@ -80,11 +80,13 @@ class UpOptions:
         trust_accelerator: don't prove the accelerator that the configuration names.
         wanted: which provisioning steps are to run.
         attach: connects to the console; called before the guest prints anything.
+        cold: boot a new machine, even if there is a template that fits.
     """
 
     trust_accelerator: bool = False
     wanted: Wanted = field(default_factory=Wanted)
     attach: Attach | None = None
+    cold: bool = False
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
@@ -267,20 +269,44 @@ class _Up:
         if old is not None:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
-        state = prepare(self.ctx, self.config, self.folder, plan, box, old)
-        state, _ = self._provision(plan, state, BEFORE)
-        runtime = runtime_folder(state.id)
-        state = self._record(plan, state, runtime)
-        with self._undo_on_failure(state):
-            engine = self._launch(plan, box, runtime)
-            with self._end_on_failure(engine):
-                state, failures = self._connect(plan, state, engine)
-                state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
-            engine.close()
+        origin = choose_origin(self.ctx, self.config, plan, box, state=old, cold=self.options.cold)
+        try:
+            state, failures = self._bring_up(plan, box, old, origin)
+        except QupError as exc:
+            if origin.template is None or isinstance(exc, Interrupted):
+                raise
+            # It never was: killed from here on, it is a new one for the next `up`.
+            self.folder.state.unlink(missing_ok=True)
+            set_aside(self.ctx, self.name, origin.template, exc.message)
+            origin = Origin(reason="the template failed")
+            state, failures = self._bring_up(plan, box, old, origin)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
         self._provision(plan, state)
         _report(self.name, failures)
         return True
+
+    def _bring_up(
+        self, plan: Plan, box: Box, old: State | None, origin: Origin
+    ) -> tuple[State, list[MachineError]]:
+        """Start a machine, restored or booted, until ssh answers."""
+        template = origin.template
+        base = find_base(self.ctx, box, old, template)
+        key = template.id if template else None
+        state = prepare(self.ctx, self.config, self.folder, plan, box, old, base, key)
+        state, _ = self._provision(plan, state, BEFORE)
+        runtime = runtime_folder(state.id)
+        state = self._record(plan, state, runtime, restored=template is not None)
+        with self._undo_on_failure(state):
+            engine = self._launch(plan, box, runtime, origin)
+            with self._end_on_failure(engine, for_good=template is not None):
+                state, failures = self._connect(plan, state, engine)
+                if template:
+                    become(self.ctx, self.folder, plan, template, runtime)
+                state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
+            engine.close()
+        if template:
+            self.ctx.templates.settle(template)
+        return state, failures
 
     def check(self) -> None:
         """Look whether a start could work, without touching a machine that runs."""
@@ -291,7 +317,7 @@ class _Up:
         itself = Itself(own, display_of(read_plan(self.folder)))
         check_computer(self.ctx, self.config, self.folder, plan, itself)
         if state is not None:
-            base = self.ctx.boxes.folder(box.digest) / DISK if box.spec.disk else None
+            base = find_base(self.ctx, box, state)
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
         check_disks(self.name, self.folder, plan)
 
@@ -311,21 +337,24 @@ class _Up:
         clean_up(self.ctx, self.folder, old)
         return old.with_launch(None)
 
-    def _record(self, plan: Plan, state: State, runtime: RuntimeFolder) -> State:
+    def _record(self, plan: Plan, state: State, runtime: RuntimeFolder, *, restored: bool) -> State:
         """Write down what is about to happen, before it does."""
         write_undo(state.id, [action.undo for action in plan.actions])
-        state = state.with_launch(Launch(boot_id(), now(), plan.digest(), str(runtime.root)))
+        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root), restored=restored)
+        state = state.with_launch(launch)
         write_state(self.folder, state)
         remember(state, self.ctx.project)
         return state
 
-    def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder) -> Engine:
+    def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder, origin: Origin) -> Engine:
         program = self.ctx.host.which(plan.program)
         assert program is not None
         rotate_file(self.folder.log("serial"))
         for stream in ("qemu", "qup"):
             rotate_file(self.folder.log(stream), over=OWN_LOG_LIMIT)
-        with self.ctx.phase(self.name, "launch", "starting QEMU") as phase:
+        template = origin.template
+        title = f"restoring template {template.id}" if template else "starting QEMU"
+        with self.ctx.phase(self.name, "launch", title) as phase:
             for action in plan.actions:
                 run(action.do, timeout=ACTION_TIMEOUT)
             firmware = find_firmware(self.ctx, plan)
@@ -336,8 +365,13 @@ class _Up:
                 program,
                 firmware=firmware and firmware.code,
             )
-            engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
+            if template:
+                engine = restore(self.ctx, plan, layout, self.folder, runtime, template)
+            else:
+                engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
+            if origin.reason:
+                phase.result += f"; cold boot: {origin.reason}"
             return engine
 
     def _connect(
@@ -396,12 +430,17 @@ class _Up:
             raise
 
     @contextmanager
-    def _end_on_failure(self, engine: Engine) -> Iterator[None]:
-        """End QEMU when a start fails, unless a look into the guest may tell why."""
+    def _end_on_failure(self, engine: Engine, *, for_good: bool) -> Iterator[None]:
+        """End QEMU when a start fails, unless a look into the guest may tell why.
+
+        Args:
+            engine: QEMU.
+            for_good: there is no use in a look.
+        """
         try:
             yield
         except GuestError as exc:
-            if exc.worth_a_look and engine.process.poll() is None:
+            if exc.worth_a_look and not for_good and engine.process.poll() is None:
                 engine.close()
                 exc.hint = f"{exc.hint}; it was left running, 'qup down {self.name}' stops it"
             else:

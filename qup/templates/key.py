@@ -105,12 +105,20 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
         return f"{what}, which doesn't read what makes a guest a machine of its own"
     if plan.nographic or plan.display is not None:
         return "nographic shows how it boots" if plan.nographic else "it has a display"
-    if plan.extra:
-        return f"words of {plan.extra[0].origin} on QEMU's command line"
     others = [disk.role for disk in plan.disks if disk.role not in (DISK, "seed")]
     others += ["UEFI variables"] if plan.firmware else []
     if others:
         return f"it has another disk ({others[0]})"
+    return _find_wish(plan)
+
+
+def _find_wish(plan: Plan) -> str | None:
+    """What the Qupfile asks for that can't be restored."""
+    if plan.extra:
+        return f"words of {plan.extra[0].origin} on QEMU's command line"
+    form = plan.seed_form
+    if form.label is None or form.payload or not (form.host_key and form.login):
+        return f"seeder {plan.seed.seeder}"
     for nic in plan.nics:
         if nic.plan.netdev.get("type") != USER or nic.plan.guest_address is None:
             return f"network mode {nic.mode}"

@@ -194,7 +194,7 @@ class Machine:
                 for (_, port), (_, guest) in self.forwards.items()
             ]
             return "Hub 0 (net0):\r\n" + "\r\n".join(lines) + "\r\n"
-        match = re.match(r"net0 tcp:([0-9.]+):(\d+)(?:-:(\d+))?$", rest)
+        match = re.match(r"net0 tcp:([0-9.]+):(\d+)(?:-[0-9.]*:(\d+))?$", rest)
         assert match, command
         address, port = match[1], int(match[2])
         if verb == "hostfwd_remove":

@@ -59,6 +59,7 @@ class World:
             "QUP_PROGRAM": str(self.program),
             "QUP_ACCELERATOR": "tcg",
             "FAKE_QEMU": json.dumps(self.scenario),
+            "QUP_TEMPLATES": "no",  # the fake can be neither saved nor restored
             **self.env,
         }
 

@@ -43,7 +43,10 @@ class FakeMonitor:
             gone = [item for item in held if item.listener == rule]
             held[:] = [item for item in held if item not in gone]
             return f"host forwarding rule for {rule} {'removed' if gone else 'not found'}\n"
-        protocol, address, host, guest = rule.replace("-", "").split(":")
+        listener, target = rule.split("-")
+        protocol, address, host = listener.split(":")
+        assert target.startswith((":", "10.0.2.15:"))
+        guest = target.rpartition(":")[2]
         if int(host) in self.busy:
             return f"could not set up host forwarding rule '{rule}'"
         held.append(Forward(protocol, address, int(host) or 40000, int(guest)))  # type: ignore[arg-type]

@@ -29,16 +29,23 @@ class Lab:
 
     Attributes:
         prefix: words before each command: what runs it as another user, or elsewhere.
+        templates: whether machines may be restored from templates.
     """
 
     box: Sandbox
     folder: Path
     cache: Path
     prefix: tuple[str, ...] = ()
+    templates: bool = False
 
     @property
     def env(self) -> dict[str, str]:
-        return {**self.box.variables(), "QUP_CACHE_DIR": str(self.cache)}
+        """Machines boot, unless a test is about templates: what they show is the same then."""
+        return {
+            **self.box.variables(),
+            "QUP_CACHE_DIR": str(self.cache),
+            "QUP_TEMPLATES": "yes" if self.templates else "no",
+        }
 
     def __call__(self, *argv: str | os.PathLike[str], **more: Any) -> Done:
         more.setdefault("cwd", self.folder)

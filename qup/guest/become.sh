@@ -1,0 +1,145 @@
+# Runs as root in a guest that was just restored from a template, and makes it a machine of its
+# own. What it writes is what the machine's seed says: the next boot finds nothing to change.
+#
+# Before it, qup sets: hostname, old_hostname, instance, old_instance, machine_id, public_key and
+# old_public_key (the base64 in the middle of a line), key_comment, host_key, host_public_key,
+# and macs (lines of "old new").
+#
+# It is for any guest with sshd; what a guest doesn't have is skipped. The time and the random
+# pool are right already.
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
+umask 022
+place=$PWD
+cd /
+rm -rf "$place"
+
+fail() {
+    echo "qup: failed: $*"
+    exit 1
+}
+
+# Replaces a word in those of the files that there are. Names, ids and addresses have no
+# character that matters to sed but the dot, and a dot does match a dot.
+replace() { # old new file...
+    local old=$1 new=$2 file
+    shift 2
+    [ "$old" != "$new" ] || return 0
+    for file in "$@"; do
+        [ -f "$file" ] && grep -qF -- "$old" "$file" || continue
+        sed -i "s|$old|$new|g" "$file"
+    done
+}
+
+tiny=
+[ ! -x /usr/lib/qup/pid1 ] || tiny=yes
+systemd=
+[ ! -d /run/systemd/system ] || systemd=yes
+
+# --- names --------------------------------------------------------------------------------
+
+name=$hostname
+# As cloud-init does it: a name with dots is the full one, and the first part is the host's.
+[ "$tiny" ] || name=${hostname%%.*}
+echo "$name" >/proc/sys/kernel/hostname || fail 'the host name'
+echo "$name" >/etc/hostname
+replace "$old_hostname" "$name" /etc/hosts /etc/mailname /var/lib/cloud/data/previous-hostname
+
+old_machine_id=
+[ ! -f /etc/machine-id ] || read -r old_machine_id </etc/machine-id
+if [ "$old_machine_id" ]; then
+    echo "$machine_id" >/etc/machine-id || fail 'the machine id'
+    if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
+        echo "$machine_id" >/var/lib/dbus/machine-id
+    fi
+    for folder in /var/log/journal /run/log/journal; do
+        [ ! -d "$folder/$old_machine_id" ] || mv "$folder/$old_machine_id" "$folder/$machine_id"
+    done
+fi
+
+# --- the first boot: it counts as this machine's --------------------------------------------
+
+cloud=/var/lib/cloud
+if [ -d "$cloud/instances/$old_instance" ] && [ "$instance" != "$old_instance" ]; then
+    mv "$cloud/instances/$old_instance" "$cloud/instances/$instance"
+    ln -sfn "$cloud/instances/$instance" "$cloud/instance"
+    replace "$old_instance" "$instance" "$cloud"/data/*instance-id "$cloud"/data/*.json \
+        /run/cloud-init/*.json /run/cloud-init/.instance-id
+fi
+if [ "$tiny" ]; then
+    echo "$instance" >/var/lib/qup/instance-id
+    replace "$old_instance" "$instance" /var/lib/qup/result /run/qup/result
+    umount /run/qup/seed 2>/dev/null
+fi
+
+# --- keys ---------------------------------------------------------------------------------
+
+if [ "$tiny" ]; then
+    key=/etc/dropbear/host_ed25519
+    rm -f $key
+    (umask 077 && printf '%s\n' "$host_key" >$key.seed) &&
+        dropbearconvert openssh dropbear $key.seed $key >/dev/null 2>&1 || fail "the host's key"
+elif [ -d /etc/ssh ]; then
+    key=/etc/ssh/ssh_host_ed25519_key
+    rm -f /etc/ssh/ssh_host_*
+    (umask 077 && printf '%s\n' "$host_key" >$key) || fail "the host's key"
+    printf '%s\n' "$host_public_key" >$key.pub
+else
+    fail 'no sshd that is known'
+fi
+
+let_in=
+for file in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
+    [ -f "$file" ] && grep -qF -- "$old_public_key" "$file" || continue
+    sed -i "s|$old_public_key.*|$public_key $key_comment|" "$file" && let_in=yes
+done
+[ "$let_in" ] || fail 'nobody has the key of the template'
+
+[ ! -f /var/lib/systemd/random-seed ] || head -c 512 /dev/urandom >/var/lib/systemd/random-seed
+
+# --- network cards --------------------------------------------------------------------------
+
+while read -r old new; do
+    [ "$old" ] || continue
+    for card in /sys/class/net/*; do
+        read -r address <"$card/address" 2>/dev/null || continue
+        [ "$address" = "$old" ] || continue
+        card=${card##*/}
+        ip link set "$card" address "$new" 2>/dev/null || {
+            ip link set "$card" down
+            ip link set "$card" address "$new" || fail "the address of $card"
+            ip link set "$card" up
+        }
+    done
+    replace "$old" "$new" /etc/netplan/* /etc/network/interfaces /etc/network/interfaces.d/* \
+        /etc/systemd/network/* /run/systemd/network/* /etc/udev/rules.d/* \
+        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*
+done <<END
+$macs
+END
+
+# --- services that have learned what was ----------------------------------------------------
+
+if [ "$tiny" ]; then
+    # Both are started again at once, as long as the file is there; the address stays.
+    : >/run/qup/restart
+    killall dropbear udhcpc 2>/dev/null
+    (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
+else
+    rm -f /var/lib/dhcp/*.leases /var/lib/NetworkManager/*.lease
+    # sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
+    pid=
+    [ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid
+    if [ "$pid" ]; then
+        kill -HUP "$pid" || fail 'sshd'
+    elif [ "$systemd" ]; then
+        systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
+    fi
+    (
+        if [ "$systemd" ] && [ "$macs" ]; then
+            systemctl try-restart systemd-networkd.service NetworkManager.service
+        fi
+        sync
+    ) >/dev/null 2>&1 </dev/null &
+fi
+echo 'qup: done'
+exit 0

@@ -1,0 +1,40 @@
+# Runs as root in a guest that is about to be saved as a template: leaves a process behind that
+# waits at the second serial port for what will make a restored guest a machine of its own.
+#
+# Before it, qup sets: port, refresh (a program, in base64).
+set -eu
+umask 077
+
+fail() {
+    echo "qup: failed: $*"
+    exit 1
+}
+
+# The first boot has to be over: what it still does would be done again by every restored guest.
+wait_for_first_boot() {
+    if [ -d /run/cloud-init ] && [ ! -e /run/cloud-init/disabled ]; then
+        until [ -e /run/cloud-init/result.json ]; do sleep 0.2; done
+    elif [ -x /usr/lib/qup/pid1 ]; then
+        until grep -qs '^status=[di]' /run/qup/result; do usleep 20000; done
+    fi
+}
+
+# A place that programs may be started from.
+for folder in /dev/shm /run /tmp /var/tmp /root; do
+    place=$folder/.qup-template
+    mkdir "$place" 2>/dev/null || continue
+    echo "$refresh" | base64 -d >"$place/refresh"
+    chmod 700 "$place/refresh"
+    head -c 72 /dev/zero | "$place/refresh" 2>/dev/null && break
+    rm -rf "$place"
+    place=
+done
+[ "$place" ] || fail 'no place to start a program from'
+[ -c "$port" ] || fail "there is no $port"
+stty -F "$port" raw -echo clocal || fail "$port can't be used"
+wait_for_first_boot
+sync
+# What is sourced removes the folder; without it, the guest stays as it is.
+setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" \
+    <"$port" >"$port" 2>&1 &
+echo 'qup: waiting'

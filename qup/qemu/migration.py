@@ -1,0 +1,107 @@
+"""A guest's device state: written to a file, and read back by another QEMU.
+
+Memory that is a shared file is left out (``x-ignore-shared``): saving takes milliseconds. The
+state goes through a descriptor that QEMU is handed, because its sandbox lets it start nothing
+and because no path of ours has to be understood by it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from qup.errors import MachineError
+from qup.files import explain_os_error
+from qup.qemu.qmp import CommandFailed, MonitorError, QmpEvent
+
+NAME = "state"
+"""What QEMU calls the descriptor."""
+COMPLETED, FAILED = "completed", "failed"
+ENDED = (COMPLETED, FAILED, "cancelled")
+
+
+class Monitor(Protocol):
+    """The part of :class:`qup.qemu.qmp.Qmp` that is needed here."""
+
+    def execute(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        timeout: float = 5.0,
+        fds: tuple[int, ...] = (),
+    ) -> Any: ...
+    def wait(self, deadline: float) -> QmpEvent | None: ...
+
+
+class MigrationError(MachineError):
+    """A guest's state can't be written or read."""
+
+
+def save_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
+    """Stop a guest and write its state to a new file.
+
+    Args:
+        monitor: QEMU's.
+        path: the file; it must not exist.
+        timeout: seconds that it may take.
+
+    Raises:
+        HostError: the file can't be made.
+        MigrationError: QEMU can't do it, died, or took too long.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise explain_os_error("make", path, exc) from exc
+    _migrate(monitor, handle, ("stop", "migrate"), timeout)
+
+
+def load_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
+    """Read a guest's state into a QEMU that was started with ``-incoming defer``; the guest
+    stays stopped.
+
+    Raises:
+        HostError: the file can't be read.
+        MigrationError: it doesn't fit this QEMU, QEMU died of it, or it took too long.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as exc:
+        raise explain_os_error("read", path, exc) from exc
+    _migrate(monitor, handle, ("migrate-incoming",), timeout)
+
+
+def _migrate(monitor: Monitor, handle: int, commands: tuple[str, ...], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    try:
+        capabilities = [
+            {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
+        ]
+        monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
+        monitor.execute("getfd", {"fdname": NAME}, fds=(handle,))
+        for command in commands:
+            uri = {} if command == "stop" else {"uri": f"fd:{NAME}"}
+            monitor.execute(command, uri, timeout=max(0.1, deadline - time.monotonic()))
+        _wait(monitor, deadline, timeout)
+    except CommandFailed as exc:
+        raise MigrationError(f"QEMU can't do it: {exc.description}") from exc
+    except MonitorError as exc:
+        raise MigrationError(f"QEMU did not survive it: {exc.message}") from exc
+    finally:
+        os.close(handle)
+
+
+def _wait(monitor: Monitor, deadline: float, timeout: float) -> None:
+    status = ""
+    while status not in ENDED:
+        event = monitor.wait(deadline)
+        if event is None:
+            raise MigrationError(f"QEMU did not finish within {timeout:g} s")
+        if event.name == "MIGRATION":
+            status = str(event.data.get("status"))
+    if status != COMPLETED:
+        reason = monitor.execute("query-migrate").get("error-desc", status)
+        raise MigrationError(f"QEMU failed: {reason}")

@@ -1,0 +1,302 @@
+"""Which way a machine comes up: restored from a template if one fits, booted if not.
+
+Whatever is wrong with a template ends in a boot, with one line that says why: nobody gets a
+dead machine because of a file in the cache.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qup import images
+from qup.boxes.cache import DISK as BOX_DISK
+from qup.errors import ConfigError, QupError, StateError, TemplateError
+from qup.guest.identity import IdentityPort, Persona, make_identity_script
+from qup.guest.keys import ensure_keys
+from qup.host import boot_id
+from qup.locks import lock
+from qup.model import units
+from qup.model.box import Box
+from qup.model.config import MachineConfig
+from qup.model.plan import Plan
+from qup.model.state import State
+from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder
+from qup.qemu.argv import Layout, Memory
+from qup.qemu.engine import Engine, start
+from qup.qemu.migration import load_state
+from qup.runner.context import Context
+from qup.runner.golden import NoTemplate, make_template
+from qup.runner.prepare import emulator_for
+from qup.store import indexed, read_state
+from qup.templates.cache import DISK, RAM, STATE, Template, find_difference
+from qup.templates.key import describe_visible
+
+QUOTA = 20 * units.GIB
+"""Bytes that templates may take up unless ``QUP_TEMPLATES_QUOTA`` says otherwise."""
+GRACE = 600.0
+"""Seconds after its last use in which a template is not removed to make room: a machine that
+is being made from it may not have said so yet."""
+RESTORE_TIMEOUT = 20.0
+REFRESH_TIMEOUT = 10.0
+BECOME_TIMEOUT = 90.0
+MAKING_MARGIN = 120.0
+"""Seconds to wait for another process beyond the time that its guest may take to boot."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a machine's start begins with.
+
+    Attributes:
+        template: what it is restored from; None if it boots.
+        reason: why it boots, in a few words.
+    """
+
+    template: Template | None = None
+    reason: str = ""
+
+
+def choose_origin(
+    ctx: Context,
+    config: MachineConfig,
+    plan: Plan,
+    box: Box,
+    *,
+    state: State | None,
+    cold: bool = False,
+) -> Origin:
+    """Find the template that fits a machine, or make it.
+
+    Args:
+        ctx: the surroundings.
+        config: what was asked.
+        plan: what is to be started.
+        box: what it is made from.
+        state: the machine, if it exists.
+        cold: the user wants a boot.
+
+    Raises:
+        ConfigError: the quota isn't a size.
+        GuestError: the guest doesn't come up, template or not.
+        StateError: somebody else makes the same template and takes too long.
+    """
+    if state is not None:
+        return Origin(reason="it has a disk of its own")
+    if cold:
+        return Origin(reason="--cold")
+    planned = plan.template
+    if planned is None or planned.key is None:
+        return Origin(reason=planned.obstacle or "" if planned else "")
+    if read_quota() == 0:
+        return Origin(reason="the quota for templates is 0")
+    key, name = planned.key, plan.identity.name
+    if refusal := ctx.templates.refusal(key):
+        return Origin(reason=f"no template: {refusal}")
+    with lock(
+        ctx.templates.making_lock(key),
+        what=f"the template for {name}",
+        timeout=plan.boot_timeout + MAKING_MARGIN,
+        on_wait=partial(ctx.tell, name),
+    ):
+        return _find_or_make(ctx, config, plan, box, key)
+
+
+def _find_or_make(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Origin:
+    name = plan.identity.name
+    template = find_template(ctx, name, box, key)
+    if template is None:
+        visible = describe_visible(plan, emulator_for(ctx, plan))
+        why = _explain_absence(ctx, visible)
+        ctx.tell(name, f"no template fits ({why}): booting one")
+        try:
+            template = make_template(ctx, config, plan, box, key)
+        except NoTemplate as exc:
+            ctx.templates.refuse(key, str(exc))
+            return Origin(reason=f"no template: {exc}")
+        make_room(ctx, keep=template.id)
+    ctx.templates.touch(template)
+    return Origin(template)
+
+
+def _explain_absence(ctx: Context, visible: dict[str, Any]) -> str:
+    differs = find_difference(visible, ctx.templates.templates())
+    return f"other {differs}" if differs else "none of this box yet"
+
+
+def find_template(ctx: Context, machine: str, box: Box, key: str) -> Template | None:
+    """The current template of a key, if it is sound; one that isn't is set aside."""
+    try:
+        template = ctx.templates.current(key)
+    except TemplateError as exc:
+        ctx.tell(machine, exc.message, level="warning", hint=exc.hint)
+        return None
+    if template is None:
+        return None
+    try:
+        ctx.templates.check(template, boot_id())
+        base = ctx.boxes.folder(box.digest) / BOX_DISK
+        images.check_overlay(ctx.templates.folder(template.id) / DISK, base)
+    except (TemplateError, StateError) as exc:
+        set_aside(ctx, machine, template, exc.message)
+        return None
+    return template
+
+
+def set_aside(ctx: Context, machine: str, template: Template, reason: str) -> None:
+    """Let no machine be made from a template any more, and say so."""
+    ctx.tell(machine, f"template {template.id} is set aside: {reason}", level="warning")
+    with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+        ctx.templates.set_aside(template, reason)
+        if not find_users(template):
+            ctx.templates.remove(template)
+
+
+# --- using one --------------------------------------------------------------------------------
+
+
+def restore(
+    ctx: Context,
+    plan: Plan,
+    layout: Layout,
+    folder: MachineFolder,
+    runtime: RuntimeFolder,
+    template: Template,
+) -> Engine:
+    """Start a QEMU that goes on where a template's left off; its guest is still stopped.
+
+    The memory is opened here, so that QEMU gets the file that was checked or none; QEMU itself
+    would make an empty one in its place.
+
+    Raises:
+        MachineError: QEMU doesn't start, or doesn't take the state.
+        TemplateError: a file of the template is gone.
+    """
+    files = ctx.templates.folder(template.id)
+    try:
+        handle = os.open(files / RAM, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError as exc:
+        raise TemplateError(f"{RAM} can't be opened: {exc.strerror}") from exc
+    try:
+        layout = replace(
+            layout,
+            memory=Memory(f"/proc/self/fd/{handle}", share=False),
+            incoming=True,
+            second_lease=True,
+            inherit=(handle,),
+        )
+        engine = start(plan, layout, folder, runtime, ctx.project.root)
+    finally:
+        os.close(handle)
+    try:
+        load_state(engine.control, files / STATE, timeout=RESTORE_TIMEOUT)
+    except BaseException:
+        engine.kill()
+        raise
+    return engine
+
+
+def become(
+    ctx: Context, folder: MachineFolder, plan: Plan, template: Template, runtime: RuntimeFolder
+) -> None:
+    """Make a guest that was just let go this machine.
+
+    Raises:
+        IdentityFailure: it is nobody's now and has to end.
+    """
+    fields = {**template.persona, "macs": tuple(template.persona["macs"])}
+    user_key, host_key = ensure_keys(SshFolder(folder.ssh), folder.name)
+    script = make_identity_script(
+        Persona(**fields), Persona.of(plan, user_key), host_key, uuid.uuid4().hex
+    )
+    with (
+        ctx.phase(folder.name, "identity", "becoming a machine of its own"),
+        IdentityPort(runtime.identity, folder.name) as port,
+    ):
+        port.refresh(REFRESH_TIMEOUT)
+        port.run(script, BECOME_TIMEOUT)
+
+
+# --- keeping them -----------------------------------------------------------------------------
+
+
+def find_users(template: Template) -> list[str]:
+    """Machines of this user whose disk is based on a template: ``project: name``."""
+    found = []
+    for entry in indexed():
+        try:
+            state = read_state(Project(entry.project).machine(entry.name))
+        except QupError:
+            continue  # a broken machine has no say here
+        if state is not None and state.template == template.id:
+            found.append(f"{entry.project}: {entry.name}")
+    return found
+
+
+def read_quota() -> int:
+    """How many bytes templates may take up.
+
+    Raises:
+        ConfigError: the variable isn't a size.
+    """
+    text = os.environ.get("QUP_TEMPLATES_QUOTA", "")
+    if not text:
+        return QUOTA
+    try:
+        return units.parse_size(text, low=0, high=1 << 60)
+    except ValueError as exc:
+        raise ConfigError(f"QUP_TEMPLATES_QUOTA: {exc}") from exc
+
+
+def make_room(ctx: Context, *, keep: str) -> None:
+    """Remove templates that were not used for longest, until the quota is kept.
+
+    Args:
+        ctx: the surroundings.
+        keep: the id of the one that it is done for.
+    """
+    with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+        templates = sorted(ctx.templates.templates(), key=ctx.templates.last_used)
+        total = sum(map(ctx.templates.size, templates))
+        for template in templates:
+            if total <= read_quota():
+                break
+            recent = time.time() - ctx.templates.last_used(template) < GRACE
+            if template.id == keep or recent or find_users(template):
+                continue
+            total -= ctx.templates.size(template)
+            ctx.templates.remove(template)
+            ctx.note("", f"template {template.id} removed to make room")
+
+
+def find_base(
+    ctx: Context, box: Box, state: State | None, template: Template | None = None
+) -> Path | None:
+    """The image that a machine's disk is an overlay of; None for a disk of its own.
+
+    Args:
+        ctx: the surroundings.
+        box: what the machine is made from.
+        state: the machine, if it exists.
+        template: what a new machine is restored from, if it is.
+
+    Raises:
+        StateError: it was a template's, and that is gone.
+    """
+    if state is None and template is not None:
+        return ctx.templates.folder(template.id) / DISK
+    if state is None or state.template is None:
+        return ctx.boxes.folder(box.digest) / BOX_DISK if box.spec.disk else None
+    base = ctx.templates.folder(state.template) / DISK
+    if not base.exists():
+        raise StateError(
+            f"machine {state.name}: the template that its disk is based on is gone: {base.parent}",
+            hint=f"put it back, or 'qup destroy {state.name}' and 'qup up' for a new machine",
+            machine=state.name,
+        )
+    return base

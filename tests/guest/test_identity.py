@@ -1,0 +1,176 @@
+"""What a restored guest is told: the program, the scripts, the talk over the serial port."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from qup.guest import refresh
+from qup.guest.identity import (
+    IdentityFailure,
+    IdentityPort,
+    Persona,
+    make_identity_script,
+    make_waiting_script,
+)
+from qup.guest.keys import make_key_pair
+
+SOURCE = Path(refresh.__file__).with_name("refresh.S")
+OLD = Persona("qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",))
+NEW = Persona("web.example", "i-new", "ssh-ed25519 AAAAnew+/= qup:web", ("52:54:00:00:00:02",))
+
+
+def test_the_program_is_what_its_source_says(tmp_path: Path) -> None:
+    if shutil.which("as") is None or shutil.which("ld") is None:
+        pytest.skip("no assembler")
+    for words in (
+        f"as --64 -o refresh.o {shlex.quote(str(SOURCE))}",
+        "ld -m elf_x86_64 -N -Ttext=0x400078 --oformat=binary -e start -o refresh.bin refresh.o",
+    ):
+        assert words.replace(shlex.quote(str(SOURCE)), "refresh.S") in SOURCE.read_text()
+        subprocess.run(shlex.split(words), cwd=tmp_path, check=True)
+    assert (tmp_path / "refresh.bin").read_bytes() == refresh.CODE
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 4097, 50_000])
+def test_the_program_hands_on_what_follows_the_last_block(size: int, tmp_path: Path) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("no x86-64")
+    program = tmp_path / "refresh"
+    program.write_bytes(refresh.make_program())
+    program.chmod(0o700)
+    payload = os.urandom(size)
+    # Never another block than the last one: it would set this computer's clock.
+    done = subprocess.run(
+        ["sh", "-c", f"{shlex.quote(str(program))} 3>out"],
+        input=refresh.make_last_block(size) + payload,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_bytes() == payload
+    done = subprocess.run([program], input=b"short", check=False)
+    assert done.returncode == 1
+
+
+def test_blocks() -> None:
+    block = refresh.make_block(1_700_000_000.25)
+    assert len(block) == len(refresh.make_last_block(1)) == 72
+    assert struct.unpack_from("<qqii", block) == (1_700_000_000, 250_000_000, 384, 48)
+    assert block[24:] != refresh.make_block(1_700_000_000.25)[24:]
+
+
+def test_scripts_are_shell_and_quote_what_they_are_given() -> None:
+    script = make_identity_script(OLD, NEW, make_key_pair("it's"), "0" * 32)
+    for text in (script, make_waiting_script()):
+        for shell in ("sh", "dash", "bash", "busybox"):
+            if shutil.which(shell) is None:
+                continue
+            words = [shell, "sh", "-n"] if shell == "busybox" else [shell, "-n"]
+            subprocess.run(words, input=text, text=True, check=True)
+    assert "macs='52:54:00:00:00:01 52:54:00:00:00:02'" in script
+    assert "hostname=web.example\n" in script
+    assert "old_public_key=AAAAold\n" in script
+
+
+@contextmanager
+def guest(act: Callable[[socket.socket], None], tmp_path: Path) -> Iterator[IdentityPort]:
+    """A port with a guest behind it that does something."""
+    path = tmp_path / "port"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                act(connection)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        with IdentityPort(path, "web") as port:
+            yield port
+        thread.join(5)
+
+
+def read_exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += connection.recv(size - len(data))
+    return data
+
+
+def test_the_clock_is_set_again_when_the_guest_was_slow(tmp_path: Path) -> None:
+    times: list[tuple[float, float]] = []
+
+    def act(connection: socket.socket) -> None:
+        for pause in (0.3, 0.0, 0.0):
+            seconds, nanoseconds = struct.unpack_from("<qq", read_exactly(connection, 72))
+            times.append((time.time(), seconds + nanoseconds / 1e9))
+            time.sleep(pause)
+            connection.sendall(b"=")
+
+    with guest(act, tmp_path) as port:
+        error = port.refresh(5.0)
+    # The second is sent with half of what the first took, which was too much.
+    assert len(times) == 3
+    assert error >= abs(times[-1][0] - times[-1][1]) - 0.01
+
+
+def test_a_script_is_run_and_its_end_waited_for(tmp_path: Path) -> None:
+    got: list[bytes] = []
+
+    def act(connection: socket.socket) -> None:
+        zero, size = struct.unpack_from("<qq", read_exactly(connection, 72))
+        assert zero == 0
+        got.append(read_exactly(connection, size))
+        connection.sendall(b"some words\nqup: do")
+        time.sleep(0.05)
+        connection.sendall(b"ne\n")
+
+    with guest(act, tmp_path) as port:
+        port.run("echo hello\n", 5.0)
+    assert got == [b"echo hello\n"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (b"x\x1b[31m\nqup: failed: the host name\n", "the host name"),
+        (b"", "was closed"),
+        (b"no end", "was closed"),
+    ],
+)
+def test_what_can_go_wrong_is_told(answer: bytes, word: str, tmp_path: Path) -> None:
+    def act(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(answer)
+
+    with guest(act, tmp_path) as port, pytest.raises(IdentityFailure, match=word) as caught:
+        port.run("true\n", 5.0)
+    assert "\x1b" not in str(caught.value.details)
+
+
+def test_a_guest_that_does_not_answer(tmp_path: Path) -> None:
+    def act(connection: socket.socket) -> None:
+        while connection.recv(1 << 16):
+            pass
+
+    with guest(act, tmp_path) as port:
+        with pytest.raises(IdentityFailure, match="does not answer"):
+            port.refresh(0.1)
+        with pytest.raises(IdentityFailure, match="does not answer"):
+            port.run("true\n", 0.1)
+    with pytest.raises(IdentityFailure, match="can't reach"):
+        IdentityPort(tmp_path / "nothing", "web")
