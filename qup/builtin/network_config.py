@@ -1,7 +1,8 @@
 """The seed's ``network-config``: what the guest is told about its network cards.
 
 Format: cloud-init's documentation, "Networking config Version 2", which is netplan's. Cards are
-found by MAC; several are named eth0, eth1 ... in the order in which the plan has them.
+found by MAC and keep the names that the guest gives them, which are in the plan's order: with
+``set-name`` and name servers together, cloud-init 22.4 (Debian 12) ends with a KeyError.
 """
 
 from __future__ import annotations
@@ -22,18 +23,15 @@ def render_network_config(nics: Sequence[NicSeed]) -> str | None:
     lines = ["version: 2", "ethernets:"]
     for index, nic in enumerate(nics):
         metric = METRIC * (index + 1) if several else None
-        name = f"eth{index}" if len(nics) > 1 else None  # one keeps the name that it has
-        lines += _card(name, nic, metric)
+        lines += _card(f"eth{index}", nic, metric)
     return "\n".join(lines) + "\n"
 
 
-def _card(name: str | None, nic: NicSeed, metric: int | None) -> Iterator[str]:
+def _card(name: str, nic: NicSeed, metric: int | None) -> Iterator[str]:
     address = nic.address
-    yield f"  {name or 'eth0'}:"
+    yield f"  {name}:"
     yield "    match:"
     yield f'      macaddress: "{nic.mac}"'
-    if name is not None:
-        yield f"    set-name: {name}"
     yield f"    dhcp4: {str(address.dhcp).lower()}"
     if address.dhcp and metric is not None:
         yield "    dhcp4-overrides:"

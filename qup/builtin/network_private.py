@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ DEFAULT_NAME = "default"
 _LABEL = re.compile("[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", re.ASCII)
 LOOPBACK = "127.0.0.1"
 
+_PROBE = "239.192.0.0"
+"""A group that no network has; see :func:`group_of`."""
+
 _FIRST_SUBNET, _SUBNETS = 128, 127
 """The default networks are 10.128.0.0/16 to 10.254.0.0/16, one for each name."""
 _HOSTS = 254
@@ -49,7 +53,19 @@ class PrivateNetwork:
     def options(self) -> type[Settings]:
         return _options()
 
-    def problems(self, options: Any, host: Host) -> Sequence[Problem]:  # noqa: ARG002  works anywhere
+    def problems(self, options: Any, host: Host) -> Sequence[Problem]:  # noqa: ARG002  sockets tell
+        """Look whether QEMU will be able to join a group on loopback."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            membership = socket.inet_aton(_PROBE) + socket.inet_aton(LOOPBACK)
+            try:
+                probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
+            except OSError as exc:
+                return [
+                    Problem(
+                        f"a private network needs multicast on {LOOPBACK}: {exc.strerror}",
+                        "as root: ip link set lo up",
+                    )
+                ]
         return ()
 
     def plan(self, options: Any, nic: NicRequest) -> NicPlan:

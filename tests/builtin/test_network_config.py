@@ -35,10 +35,9 @@ def test_a_plain_machine_needs_none() -> None:
     assert "updates" not in plain["user-data"]
 
 
-def test_one_card_keeps_its_name() -> None:
+def test_further_resolvers() -> None:
     text = render_network_config(nics(AddressPlan(nameservers=("10.0.2.3", "192.0.2.1"))))
     assert text is not None
-    assert "set-name" not in text
     assert "route-metric" not in text
     assert (
         '    nameservers:\n      addresses:\n        - "10.0.2.3"\n        - "192.0.2.1"\n' in text
@@ -48,9 +47,9 @@ def test_one_card_keeps_its_name() -> None:
 def test_fixed_addresses() -> None:
     assert render_network_config(nics(DHCP, FIXED)) == (
         "version: 2\nethernets:\n"
-        '  eth0:\n    match:\n      macaddress: "52:54:00:00:00:00"\n    set-name: eth0\n'
+        '  eth0:\n    match:\n      macaddress: "52:54:00:00:00:00"\n'
         "    dhcp4: true\n"
-        '  eth1:\n    match:\n      macaddress: "52:54:00:00:00:01"\n    set-name: eth1\n'
+        '  eth1:\n    match:\n      macaddress: "52:54:00:00:00:01"\n'
         "    dhcp4: false\n"
         '    addresses:\n      - "10.1.2.3/24"\n      - "fd00::3/64"\n'
         '    routes:\n      - to: "0.0.0.0/0"\n        via: "10.1.2.1"\n'

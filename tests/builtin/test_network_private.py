@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +21,7 @@ from qup.builtin.network_private import (
     group_of,
     qup_network_modes,
 )
+from qup.testing import FakeHost
 
 NIC = NicRequest("web", "web.example", 1, "52:54:00:00:00:01", project="one")
 
@@ -46,6 +49,19 @@ def test_the_plan() -> None:
     assert not plan.reachable
     assert plan.segment == "private/default"
     assert mode.plan(options(address="10.1.2.3/24"), NIC).guest_address == "10.1.2.3"
+
+
+def test_without_loopback_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    mode, host = PrivateNetwork(), FakeHost()
+    assert mode.problems(options(), host) == ()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr("socket.socket.setsockopt", refuse)
+    (problem,) = mode.problems(options(), host)
+    assert "multicast on 127.0.0.1: No such device" in problem.message
+    assert "ip link set lo up" in str(problem.hint)
 
 
 def test_every_project_and_every_network_is_for_itself() -> None:

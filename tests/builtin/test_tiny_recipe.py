@@ -896,9 +896,9 @@ def test_what_qup_writes_is_understood_without_a_word(awk: list[str], tmp_path: 
     plan = Plan(awk, tmp_path, user_data=f"#cloud-config\n{UPDATES}", network_config=document)
     assert plan.warnings == []
     assert plan.find("nic") == [
-        ["52:54:00:00:00:01", "", "eth0", "yes"],
-        ["52:54:00:00:00:02", "", "eth1", "no"],
-        ["52:54:00:00:00:03", "", "eth2", "yes"],
+        ["52:54:00:00:00:01", "", "", "yes"],
+        ["52:54:00:00:00:02", "", "", "no"],
+        ["52:54:00:00:00:03", "", "", "yes"],
     ]
     assert plan.find("address") == [["10.1.2.3/24"]]
     assert plan.find("route") == [["default", "10.1.2.1"]]
