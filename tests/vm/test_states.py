@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -45,6 +46,22 @@ def test_a_paused_guest_goes_on(running: Lab) -> None:
     done = running("up").ok()
     assert "goes on after a pause" in done.stderr
     assert running.sh("echo in") == "in\n"
+
+
+def test_a_guest_that_a_debugger_has_stopped_goes_on(running: Lab) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runtime = running.box.runtime / "qup" / running.inspect()["id"]
+    with Qmp.connect(runtime / "qmp", timeout=10) as qmp:
+        assert "Waiting for gdb" in qmp.hmp(f"gdbserver tcp:127.0.0.1:{port}")
+    with socket.create_connection(("127.0.0.1", port), 10) as debugger:
+        debugger.sendall(b"+$s#73")  # one step, and stop
+        assert wait_until(lambda: "debugger" in running("status").ok().stdout)
+        assert "goes on" in running("up").ok().stderr
+        assert running.sh("echo in") == "in\n"
+    with Qmp.connect(runtime / "qmp", timeout=10) as qmp:
+        qmp.hmp("gdbserver none")
 
 
 def test_a_sleeping_guest_is_woken(running: Lab) -> None:
