@@ -100,7 +100,7 @@ class HeldBack(Interface):
 
 
 def _is_shared_with_output(stream: TextIO) -> bool:
-    if stream.isatty():
+    if stream.isatty() and (sys.stdin.isatty() or sys.stdout.isatty()):
         return True
     try:
         one, other = os.fstat(stream.fileno()), os.fstat(sys.stdout.fileno())

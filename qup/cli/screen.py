@@ -12,6 +12,7 @@ import typer
 from qup.cli.common import AsJson, Name, complete_machines, print_json
 from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
+from qup.model.display import WINDOWS
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.qmp import CommandFailed, Qmp
 from qup.runner.observe import require_alive
@@ -99,7 +100,7 @@ def _no_vnc(folder: MachineFolder) -> MachineError:
         )
     return MachineError(
         f"machine {folder.name} has the display {shown}, which QEMU shows by itself, not by VNC",
-        hint=f"look for its window; or {asked}",
+        hint=f"{'look for its window; or ' if shown in WINDOWS else ''}{asked}",
         machine=folder.name,
     )
 

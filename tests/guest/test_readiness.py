@@ -322,6 +322,7 @@ def test_a_slow_guest_shows_its_console(
         ("right\u202eleft", "rightleft"),
         ("ünïcode \N{CRAB}", "ünïcode \N{CRAB}"),
         ("cut off \x1b[3", "cut off "),
+        ("\x1bc\x1b[?7l\x1b(B\x1b7SeaBIOS", "SeaBIOS"),
     ],
 )
 def test_escapes_are_gone(raw: str, clean: str) -> None:
