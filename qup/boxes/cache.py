@@ -78,7 +78,11 @@ class BoxCache:
             BoxError: its manifest is damaged.
         """
         path = self._current(spec) / MANIFEST
-        return _read_manifest(path) if path.exists() else None
+        if not path.exists():
+            return None
+        box = _read_manifest(path)
+        # Two references that lead to the same files share a folder, which has the first one's.
+        return replace(box, spec=_settle(spec, box.spec))
 
     def get(self, digest: str) -> Box | None:
         """The box with a digest, or None."""
@@ -113,7 +117,9 @@ class BoxCache:
 
     def _place(self, building: Path, box: Box) -> None:
         target = self.folder(box.digest)
-        if not (target / MANIFEST).exists():
+        if (target / MANIFEST).exists():  # the same files; what is known of their source is newer
+            os.replace(building / MANIFEST, target / MANIFEST)
+        else:
             shutil.rmtree(target, ignore_errors=True)
             os.replace(building, target)
         link = self._current(box.spec)

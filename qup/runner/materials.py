@@ -39,7 +39,9 @@ FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""
 
 
-def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False) -> Box:
+def fetch_box(
+    ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False, than: Box | None = None
+) -> Box:
     """Get a box into the cache, unless another process does so at the moment.
 
     It has to be the one that the project's ``qup.lock`` says, unless it is fetched again.
@@ -49,6 +51,8 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
         machine: on whose behalf, for events.
         spec: which.
         again: make it even if it is there.
+        than: with ``again``, the box that isn't new enough: another one that somebody else has
+            got meanwhile will do.
 
     Raises:
         BoxError: it can't be had.
@@ -62,7 +66,9 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
             on_wait=partial(ctx.tell, machine),
         ),
     ):
-        box = None if again else find_pinned(ctx, spec)
+        box = find_pinned(ctx, spec)
+        if again and (than is None or box is None or _are_same(box, than)):
+            box = None
         if box is None:
             hold = partial(
                 lock, ctx.boxes.lock_path, what="the cache of boxes", timeout=ctx.lock_timeout
@@ -71,6 +77,10 @@ def fetch_box(ctx: Context, machine: str, spec: BoxSpec, *, again: bool = False)
             box = ctx.boxes.add(spec, partial(_fetch, ctx, machine, spec, pin), hold)
         phase.result = f"{format_size(box.size)}, {box.digest[:12]}"
     return box
+
+
+def _are_same(one: Box, other: Box) -> bool:
+    return (one.digest, one.created) == (other.digest, other.created)
 
 
 def _fetch(
@@ -96,7 +106,7 @@ def require_box(ctx: Context, config: MachineConfig, state: State | None) -> Box
         MachineError: the Qupfile now names another box.
     """
     if state is not None and state.box == config.settings.box:
-        own = ctx.boxes.get(state.box_digest)
+        own = find_own(ctx, state)
         if own is not None:  # wherever it came from may be gone
             ctx.boxes.check(own)
             return own
@@ -113,9 +123,15 @@ def require_box(ctx: Context, config: MachineConfig, state: State | None) -> Box
     return box
 
 
+def find_own(ctx: Context, state: State) -> Box | None:
+    """The box in the cache that a machine was made from, by the name that it has there."""
+    box = ctx.boxes.get(state.box_digest)
+    return box and replace(box, spec=replace(box.spec, name=state.box))
+
+
 def _find_own(ctx: Context, config: MachineConfig, spec: BoxSpec, state: State) -> Box:
     """The box that a machine was made from."""
-    own = ctx.boxes.get(state.box_digest)
+    own = find_own(ctx, state)
     if state.box != spec.name:
         told = f"a disk can't change its box: 'qup destroy {config.name}' first"
         if spec.iso and own is not None and own.spec.iso:
@@ -151,7 +167,7 @@ def renew_box(ctx: Context, config: MachineConfig, box: Box) -> Box:
             phase.result = news or "it is here already"
         if news is None:
             return box
-        return fetch_box(ctx, config.name, box.spec, again=True)
+        return fetch_box(ctx, config.name, box.spec, again=True, than=box)
     except BoxError as exc:
         ctx.tell(
             config.name,

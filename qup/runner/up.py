@@ -44,7 +44,7 @@ from qup.runner.forwards import (
 )
 from qup.runner.layout import layout_for
 from qup.runner.links import find_silence, find_trouble
-from qup.runner.materials import check_disk, now, prepare, require_box
+from qup.runner.materials import check_disk, find_own, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe, require_alive
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
@@ -247,7 +247,7 @@ class _Up:
 
     def _plan_again(self, state: State) -> tuple[Plan, str]:
         """The plan for now with the box that the machine has, and the box that is asked for."""
-        box = self.ctx.boxes.get(state.box_digest)
+        box = find_own(self.ctx, state)
         if box is not None and state.box == self.config.settings.box:
             return self._plan(state, box.spec, state.box_digest), state.box
         spec, _ = find_box(self.ctx, self.config)

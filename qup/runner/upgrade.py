@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 
-from qup.errors import BoxError, GuestError, MachineError, QupError
+from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
@@ -86,7 +86,7 @@ def _newest(ctx: Context, machine: str, spec: BoxSpec, cached: Box | None) -> Bo
     if news is None:
         return cached
     ctx.tell(machine, f"box {spec.name}: {news}")
-    return fetch_box(ctx, machine, spec, again=True)
+    return fetch_box(ctx, machine, spec, again=True, than=cached)
 
 
 @dataclass
@@ -108,6 +108,8 @@ class _Change:
         old = self.ctx.boxes.get(self.state.box_digest)
         before = describe_box(old) if old else self.state.box_digest[:12]
         running = observe(self.folder, thorough=False).alive
+        if running:
+            check_start(self.ctx, self._with_old_box(), self.options)
         with self.ctx.phase(self.name, "upgrade", "changing the ISO") as phase:
             if running:
                 down(self.ctx, self.folder, force=self.force)
@@ -117,14 +119,14 @@ class _Change:
             self.ctx.tell(self.name, "is stopped; 'qup up' boots it from the new ISO")
             return
         try:
-            check_start(self.ctx, self.config, self.options)
             up(self.ctx, self.config, self.options)
-        except (GuestError, MachineError, BoxError) as exc:
-            self._roll_back(before, exc)
-        except BaseException:  # also Ctrl-C: nobody has seen the new one work
-            down(self.ctx, self.folder, force=True)
+        except (Interrupted, KeyboardInterrupt):  # nobody has seen the new one work
             self._write(self.state.box, self.state.box_digest)
             raise
+        except QupError as exc:
+            if observe(self.folder, thorough=False).ready:  # it came up; a step or a forward failed
+                raise
+            self._roll_back(before, exc)
 
     def _roll_back(self, before: str, failure: QupError) -> None:
         self.ctx.tell(

@@ -209,3 +209,19 @@ def test_adds_at_once_without_a_lock_still_give_a_whole_box(cache: BoxCache) -> 
     assert box is not None
     cache.check(box, thorough=True)
     assert len(errors) <= 1  # the loser of a race may say so
+
+
+def test_two_references_to_the_same_files(tmp_path: Path) -> None:
+    cache = BoxCache(tmp_path / "boxes")
+
+    def fetch(into: Path) -> dict[str, object]:
+        (into / "boot.iso").write_bytes(b"x")
+        return {"from": "here"}
+
+    first = BoxSpec("./a.iso", "iso", "x86_64", "", "k1", disk=False, kernel=False, iso=True)
+    second = replace(first, name="./b.iso", key="k2")
+    assert cache.add(first, fetch).digest == cache.add(second, fetch).digest
+    for spec in (first, second):
+        found = cache.find(spec)
+        assert found is not None
+        assert (found.spec.name, found.spec.key) == (spec.name, spec.key)
