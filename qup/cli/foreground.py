@@ -24,6 +24,7 @@ from qup.paths import MachineFolder
 from qup.runner.foreground import (
     check_standstill,
     ended_well,
+    find_console,
     is_running,
     settle_end,
 )
@@ -145,6 +146,8 @@ def start_in_front(
     before = signal.signal(signal.SIGHUP, lambda *frame: _hang_up(front, *frame))
     try:
         problem = _start(front, options, start)
+        if not front.attached:  # it came up by a way that boots nothing
+            front.attach(find_console(folder))
         front.wait()
         if front.end is End.OFF:
             settle_end(context, folder)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qup.errors import MachineError, QupError
-from qup.paths import MachineFolder
+from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.liveness import wait_unlocked
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
-from qup.runner.observe import CRASHED, observe
+from qup.runner.observe import CRASHED, observe, require_alive
 from qup.runner.stop import clean_up
 from qup.store import read_state
 
@@ -96,6 +96,17 @@ def settle_end(ctx: Context, folder: MachineFolder) -> None:
             ctx.tell(folder.name, seen.detail or "is off")
         else:
             ctx.tell(folder.name, "was stopped by another qup")
+
+
+def find_console(folder: MachineFolder) -> Path:
+    """The console's socket of a machine that runs.
+
+    Raises:
+        MachineError: it doesn't.
+    """
+    launch = require_alive(folder).launch
+    assert launch is not None
+    return RuntimeFolder.of(launch.runtime).console
 
 
 def is_running(folder: MachineFolder) -> bool:
