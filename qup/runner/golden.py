@@ -72,7 +72,9 @@ def _anonymous(nic: Nic, machine_id: str, index: int) -> Nic:
     plan = nic.plan
     if "hostname" in plan.netdev:
         plan = replace(plan, netdev={**plan.netdev, "hostname": HOSTNAME})
-    return replace(nic, mac=make_mac(machine_id, index), plan=replace(plan, forwards=()))
+    # Any port will do: one of a range may be the last, and a machine's.
+    plan = replace(plan, forwards=(), ports=None)
+    return replace(nic, mac=make_mac(machine_id, index), plan=plan)
 
 
 def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Template:

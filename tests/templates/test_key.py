@@ -19,6 +19,7 @@ from qup.model.plan import (
     Plan,
     SeedPlan,
 )
+from qup.runner.golden import plan_golden
 from qup.templates.key import Emulator, describe_visible, make_key, plan_template
 
 NETDEV = {"type": "user", "hostname": "web", "ipv6": "off"}
@@ -131,3 +132,12 @@ def test_templates_can_be_switched_off() -> None:
     found = plan_template(PLAN, QEMU, wanted=False, system="linux")
     assert found.obstacle == "templates = false"
     assert plan_template(PLAN, QEMU, wanted=True, system="darwin").obstacle
+
+
+def test_a_golden_machine_takes_nothing_of_the_hosts_that_is_another_machines() -> None:
+    golden = plan_golden(
+        with_nic(forwards=(Forward("tcp", "127.0.0.1", 8080, 80),), ports=PortRange(40000, 40000))
+    )
+    (nic,) = golden.nics
+    assert (nic.plan.forwards, nic.plan.ports) == ((), None)
+    assert key(golden) == key(PLAN)
