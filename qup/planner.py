@@ -217,7 +217,8 @@ def _main_disk(plan: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan that was carried out with the forwards of a newer one: they need no restart.
+    """A plan that was carried out with what of a newer one needs no restart: its forwards, and
+    the address of a guest that isn't told its own.
 
     Args:
         old: the plan that was carried out, as :meth:`Plan.to_dict` gives it.
@@ -225,7 +226,7 @@ def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
     """
     try:
         nics = [
-            {**nic, "plan": {**nic["plan"], "forwards": [*fresh["plan"]["forwards"]]}}
+            {**nic, "plan": {**nic["plan"], **_take_of_nic(nic["plan"], fresh["plan"])}}
             if nic["mode"] == fresh["mode"]
             else nic
             for nic, fresh in zip(old["nics"], new["nics"], strict=False)
@@ -233,6 +234,14 @@ def take_forwards(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, A
         return {**old, "nics": [*nics, *old["nics"][len(nics) :]]}
     except (KeyError, TypeError):  # written by another version of qup
         return dict(old)
+
+
+def _take_of_nic(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    taken = {"forwards": [*new["forwards"]]}
+    told = old["address"]["addresses"] or new["address"]["addresses"]
+    if new["ssh_address"] and old["tap"] and not told:
+        taken |= {key: new[key] for key in ("ssh_address", "guest_address")}
+    return taken
 
 
 def words_of(plan: Plan) -> dict[str, str]:

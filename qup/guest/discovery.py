@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from qup.guest.leases import Sighting, find_books, find_leases, neighbours
+from qup.guest.leases import Books, Sighting, find_books, neighbours
 from qup.interfaces import is_own_address
 from qup.model.network import SSH_PORT
 
@@ -87,6 +87,7 @@ class Finder:
     _refused: dict[str, str] = field(default_factory=dict)
     _next: float = 0.0
     _asked: _Agent | None = None
+    _books: Books | None = None
 
     def look(self, now: float) -> Sequence[Place]:
         if now >= self._next:
@@ -102,7 +103,9 @@ class Finder:
         if self._asked is None:
             self._asked = _Agent(self.agent, self.mac)
         yield from (Sighting(address, AGENT) for address in self._asked.ask(now))
-        yield from find_leases(self.mac, time.time(), self.root)
+        if self._books is None:
+            self._books = Books(self.root)
+        yield from self._books.find(self.mac, time.time())
         for entry in neighbours():
             if entry.mac == self.mac:
                 yield Sighting(entry.address, NEIGHBOURS)

@@ -13,6 +13,7 @@ import re
 import time
 from calendar import timegm
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,24 +154,39 @@ def find_books(root: Path = Path("/")) -> Iterator[tuple[Path, Reader, str]]:
                 yield path, reader, server
 
 
-def find_leases(mac: str, now: float, root: Path = Path("/")) -> Iterator[Sighting]:
-    """The addresses that a MAC has leased.
+@dataclass
+class Books:
+    """The files of leases of this computer; each is read again only when it has changed.
 
-    Args:
-        mac: in lower case.
-        now: seconds since the epoch; leases that ended before are none.
-        root: where the files are looked for.
+    Attributes:
+        root: where they are looked for.
     """
-    for path, reader, server in find_books(root):
-        try:
-            with path.open(encoding="utf-8", errors="replace") as file:
-                text = file.read(MAX_FILE)
-        except OSError:
-            continue
-        with contextlib.suppress(ValueError, OverflowError):
-            for lease in reader(text):
+
+    root: Path = Path("/")
+    _known: dict[Path, tuple[tuple[int, int], list[Lease]]] = field(default_factory=dict)
+
+    def find(self, mac: str, now: float) -> Iterator[Sighting]:
+        """The addresses that a MAC has leased.
+
+        Args:
+            mac: in lower case.
+            now: seconds since the epoch; leases that ended before are none.
+        """
+        for path, reader, server in find_books(self.root):
+            for lease in self._read(path, reader):
                 if lease.mac == mac and (lease.ends is None or lease.ends > now):
                     yield Sighting(lease.address, f"DHCP lease of {server}, {path}")
+
+    def _read(self, path: Path, reader: Reader) -> list[Lease]:
+        try:
+            info = path.stat()
+            stamp = (info.st_mtime_ns, info.st_size)
+            if path not in self._known or self._known[path][0] != stamp:
+                with path.open(encoding="utf-8", errors="replace") as file:
+                    self._known[path] = stamp, list(reader(file.read(MAX_FILE)))
+        except (OSError, ValueError, OverflowError):
+            return []
+        return self._known[path][1]
 
 
 ARP = Path("/proc/net/arp")

@@ -38,7 +38,8 @@ from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
 from qup.runner.materials import now, prepare
 from qup.runner.prepare import emulator_for, new_identity
-from qup.runner.ready import find_and_log_in, note_place
+from qup.runner.ready import find_and_log_in
+from qup.runner.whereabouts import note_place
 from qup.templates.cache import FILES, RAM, STATE, Template
 from qup.templates.key import describe_visible
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 
 from qup.errors import MachineError
 from qup.guest import ssh
-from qup.guest.discovery import GIVEN, Finder, Fixed, Place, doubt, find_impostor
-from qup.guest.keys import ensure_keys
+from qup.guest.discovery import Finder, Place, doubt, find_impostor
 from qup.guest.readiness import Console, wait_for_banner
 from qup.model.events import Console as ConsoleEvent
 from qup.model.plan import Plan
-from qup.model.state import Launch, State
+from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.qemu.engine import read_words
 from qup.qemu.qmp import MonitorClosed, Qmp
 from qup.runner.context import Context
+from qup.runner.whereabouts import find_whereabouts, forget_place, note_place
 from qup.store import write_state
 
 
@@ -63,39 +63,6 @@ def wait_until_ready(
     return state
 
 
-def note_place(folder: MachineFolder, state: State, place: Place, plan: Plan) -> State:
-    """Write down where ssh is to be found, for qup and for ssh."""
-    assert state.launch is not None
-    launch = replace(
-        state.launch, ssh_address=place.address, ssh_port=place.port, ssh_source=place.source
-    )
-    state = state.with_launch(launch)
-    keys = SshFolder(folder.ssh)
-    _, host_key = ensure_keys(keys, folder.name)
-    endpoint = ssh.Endpoint(folder.name, state.id, place.address, place.port, state.user)
-    pinned = host_key.public if plan.seed_form.host_key else None
-    ssh.write_config(endpoint, keys, RuntimeFolder.of(launch.runtime), pinned)
-    write_state(folder, state)
-    return state
-
-
-def forget_place(folder: MachineFolder, state: State) -> State:
-    """Write down that it isn't known where the guest is: nobody shall be sent elsewhere."""
-    assert state.launch is not None
-    state = state.with_launch(replace(state.launch, ssh_address=None, ssh_source=None))
-    SshFolder(folder.ssh).config.unlink(missing_ok=True)
-    write_state(folder, state)
-    return state
-
-
-def _whereabouts(launch: Launch, mac: str) -> Fixed | Finder:
-    """One place, if it was known before the start; an address that was found may change."""
-    if launch.ssh_address is not None and launch.ssh_source in (None, GIVEN):
-        assert launch.ssh_port is not None
-        return Fixed(Place(launch.ssh_address, launch.ssh_port, launch.ssh_source), mac)
-    return Finder(mac, RuntimeFolder.of(launch.runtime).agent)
-
-
 def find_and_log_in(
     ctx: Context, folder: MachineFolder, plan: Plan, state: State, events: Qmp
 ) -> State:
@@ -108,7 +75,7 @@ def find_and_log_in(
     assert state.launch is not None
     deadline = time.monotonic() + plan.boot_timeout
     mac = plan.nics[plan.ssh_nic].mac
-    where = _whereabouts(state.launch, mac)
+    where = find_whereabouts(state.launch, mac)
     console = Console(folder.log("serial"))
     doubts: set[str] = set()
 
@@ -135,8 +102,9 @@ def find_and_log_in(
             try:
                 _log_in(ctx, folder, state, plan, max(1.0, deadline - time.monotonic()))
             except ssh.SshFailure as exc:
-                if exc.stranger and isinstance(where, Finder):
-                    where.refuse(place, "somebody with another host key answers there")
+                elsewhere = exc.stranger or (exc.final and doubt(place, mac))
+                if elsewhere and isinstance(where, Finder):
+                    where.refuse(place, "somebody else answers there")
                     state = forget_place(folder, state)
                 elif exc.final or time.monotonic() >= deadline:
                     raise _explain(exc, place, mac, console) from exc

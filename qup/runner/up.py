@@ -43,17 +43,17 @@ from qup.runner.forwards import (
     write_kept,
 )
 from qup.runner.layout import layout_for
-from qup.runner.links import find_silence, find_trouble
 from qup.runner.materials import check_disk, find_own, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe, require_alive
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import BEFORE, DURING, Wanted, provision
-from qup.runner.ready import forget_place, note_place, wait_until_ready
+from qup.runner.ready import wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
+from qup.runner.whereabouts import check_whereabouts, forget_place, note_place
 from qup.store import (
     create_folders,
     ensure_project_id,
@@ -191,9 +191,8 @@ class _Up:
             self.ctx.tell(self.name, done)
         changed = done is not None
         plan, box = self._plan_again(state)
-        self._check_cables(state)
-        awaited = plan.seed_form.login and not seen.ready
-        if awaited or self._has_moved(state, runtime):
+        state, moved = check_whereabouts(self.ctx, self.folder, plan, state)
+        if moved or (plan.seed_form.login and not seen.ready):
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
@@ -216,24 +215,6 @@ class _Up:
         if applied.changed:
             write_kept(self.folder, applied.kept)
         return applied
-
-    def _check_cables(self, state: State) -> None:
-        """Look at this computer's end of the machine's cables.
-
-        Raises:
-            MachineError: one is loose, so there is no guest to be found.
-        """
-        if state.launch and (trouble := find_trouble(state.launch)):
-            raise MachineError(f"machine {self.name} runs, but {trouble}", machine=self.name)
-
-    def _has_moved(self, state: State, runtime: RuntimeFolder) -> bool:
-        """Whether a guest that was ready is not where it was, so that it has to be looked for."""
-        silence = find_silence(state.launch) if state.launch else None
-        if silence is None:
-            return False
-        self.ctx.tell(self.name, f"{silence}; looking for it", level="warning")
-        ssh.close_master(SshFolder(self.folder.ssh), runtime, self.name)
-        return True
 
     def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:
         """Note where a machine is now whose project was moved while it ran."""

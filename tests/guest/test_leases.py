@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qup.guest import leases
-from qup.guest.leases import Lease, find_leases, read_neighbours
+from qup.guest.leases import Books, Lease, read_neighbours
 
 MAC = "52:54:00:aa:bb:cc"
 NOW = 1_800_000_000.0
@@ -103,17 +103,21 @@ def test_books(tmp_path: Path, place: str, text: str, server: str, found: list[s
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    seen = list(find_leases(MAC, NOW, tmp_path))
+    books = Books(tmp_path)
+    seen = list(books.find(MAC, NOW))
+    assert list(books.find(MAC, NOW)) == seen
     assert [item.address for item in seen] == found
     assert all(server in item.source and str(path) in item.source for item in seen)
-    assert list(find_leases("52:54:00:ff:ff:ff", NOW, tmp_path)) == []
+    assert list(books.find("52:54:00:ff:ff:ff", NOW)) == []
+    path.write_text("")
+    assert list(books.find(MAC, NOW)) == []
 
 
 def test_a_book_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
     (tmp_path / "var/lib/misc/dnsmasq.leases").mkdir(parents=True)
     (tmp_path / "var/lib/dhcp").mkdir(parents=True)
     (tmp_path / "var/lib/dhcp/dhcpd.leases").symlink_to("nowhere")
-    assert list(find_leases(MAC, NOW, tmp_path)) == []
+    assert list(Books(tmp_path).find(MAC, NOW)) == []
 
 
 READERS = sorted({reader for reader, _ in leases.BOOKS.values()}, key=lambda item: item.__name__)

@@ -73,6 +73,7 @@ def monitor(lab: Lab, machine: str, command: str, /, **arguments: Any) -> Any:
 
 TAP = '[machine.network]\nmode = "tap"\n'
 MADE = SMALL + TAP + 'interface = "vm0"\nhost-address = "192.168.7.1/24"\n'
+MADE += TAP.replace("[machine.network]", "[[machine.networks]]") + 'interface = "vm1"\n'
 
 
 def test_a_tap_that_qup_makes_is_gone_with_the_machine(net: Net, lab: Lab) -> None:
@@ -103,7 +104,7 @@ def test_a_tap_that_qup_makes_is_gone_with_the_machine(net: Net, lab: Lab) -> No
 
     net.forget_leases()  # of this server; the guest may get another address now
     assert "recovering" in lab("up").ok().stderr
-    assert net.links() == {"vm0"}
+    assert net.links() == {"vm0", "vm1"}
     assert "is up already" in lab("up").ok().stderr
     lab.write(MADE.replace("192.168.7.1/24", "192.168.8.1/24"))
     assert "network.host-address: 192.168.7.1/24 -> 192.168.8.1/24" in lab("up").ok().stderr
@@ -111,7 +112,7 @@ def test_a_tap_that_qup_makes_is_gone_with_the_machine(net: Net, lab: Lab) -> No
     assert wait_for_links(net, set())
 
     refused(lab("up", "--boot-timeout", "1s"), 10, "not ready after 1 s")
-    assert net.links() == {"vm0"}
+    assert net.links() == {"vm0", "vm1"}
     refused(lab("reload", "--boot-timeout", "1s", "--force"), 10, "not ready after 1 s")
     lab("destroy", "-y").ok()
     assert wait_for_links(net, set())
@@ -336,8 +337,9 @@ def test_a_guest_agent_tells_the_address(net: Net, lab: Lab) -> None:
             "no neighbour with that MAC",
             "network.address",
         )
-        lab("down", "--force").ok()
-        lab("up", "--network-address", "192.168.9.50").ok()
+        done = lab("up", "--network-address", "192.168.9.50").ok()
+        assert "its address is 192.168.9.50" in done.stderr
+        assert "qup reload" not in done.stderr
         copy_agent(lab)
         lab("down").ok()
         net.run("ip neigh flush all")
