@@ -180,12 +180,15 @@ def prune(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove boxes that no machine needs and that are not current any more.
+    """Remove boxes that no machine needs and that are not current any more, and what is left of
+    downloads that were given up.
 
     Examples: `qup box prune --dry-run`, `qup box prune --all`
     """
     from qup.cli.box import open_context, users_of
+    from qup.downloads import sweep_partials
     from qup.locks import lock
+    from qup.paths import downloads_root
 
     context = open_context(ctx)
     cache = context.boxes
@@ -195,14 +198,18 @@ def prune(
         for box in unused:
             if not dry_run:
                 cache.remove(box)
-    freed = sum(box.size for box in unused)
+    partial = sweep_partials(downloads_root(), dry_run=dry_run)
+    freed = sum(box.size for box in unused) + partial
     if as_json:
         removed = [
             {"name": box.spec.name, "digest": box.digest, "size": box.size} for box in unused
         ]
-        print_json({"removed": removed, "size": freed, "dry_run": dry_run})
+        sizes = {"size": freed, "downloads": partial}
+        print_json({"removed": removed, **sizes, "dry_run": dry_run})
         return
     for box in unused:
         typer.echo(f"{box.spec.name} ({box.digest[:12]}), {format_size(box.size)}")
+    if partial:
+        typer.echo(f"downloads that were given up, {format_size(partial)}")
     verb = "would be freed" if dry_run else "freed"
-    typer.echo(f"{format_size(freed)} {verb}" if unused else "nothing to remove")
+    typer.echo(f"{format_size(freed)} {verb}" if freed else "nothing to remove")

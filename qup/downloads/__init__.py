@@ -14,6 +14,7 @@ from qup.downloads.addresses import (
 from qup.downloads.checksums import Digest, find_digest, parse_sums
 from qup.downloads.documents import fetch_json, fetch_text, has_changed
 from qup.downloads.errors import OfflineError
+from qup.downloads.partial import sweep_partials
 from qup.downloads.progress import Report
 from qup.downloads.transfer import Downloaded, download
 
@@ -32,4 +33,5 @@ __all__ = [
     "parse_sums",
     "redact_url",
     "set_offline",
+    "sweep_partials",
 ]

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qup.errors import StateError
 from qup.files import write_atomic
+from qup.locks import lock
 
 
 @dataclass(frozen=True)
@@ -80,3 +82,26 @@ class Partial:
         os.ftruncate(handle, offset)
         os.lseek(handle, offset, os.SEEK_SET)
         return handle
+
+
+def sweep_partials(folder: Path, *, dry_run: bool = False) -> int:
+    """Remove the beginnings of files that nobody is fetching.
+
+    Args:
+        folder: the folder of downloads in progress.
+        dry_run: only count.
+
+    Returns:
+        Their bytes.
+    """
+    freed = 0
+    for data in folder.glob("*.part"):
+        partial = Partial(folder, data.stem)
+        with (
+            contextlib.suppress(StateError),  # somebody is at it
+            lock(partial.lock, what="a download", timeout=0.0),
+        ):
+            freed += partial.size()
+            if not dry_run:
+                partial.discard()
+    return freed

@@ -24,10 +24,12 @@ from qup.downloads import (
     has_changed,
     http,
     partial,
+    sweep_partials,
     transfer,
 )
 from qup.downloads.errors import MissingError
 from qup.errors import BoxError, HostError
+from qup.locks import lock
 from qup.paths import downloads_root
 from tests.conftest import ROOT
 from tests.fakes.web import File, Web, serve, wait_for
@@ -427,3 +429,15 @@ def test_a_full_disk_keeps_what_is_here(
         assert "free some space" in str(caught.value.hint)
     assert get(web, tmp_path).sha256 == SHA256
     assert web.requests(FILE)[-1]["Range"] == f"bytes={written}-"
+
+
+def test_what_was_given_up_can_be_swept_away(web: Web, tmp_path: Path) -> None:
+    web.put(FILE, DATA, breaks=[1000, 0, 0, 0])
+    with pytest.raises(BoxError):
+        get(web, tmp_path)
+    assert sweep_partials(downloads_root(), dry_run=True) == 1000
+    place = partial.Partial.of(downloads_root(), web.url(FILE), None)
+    with lock(place.lock, what="it", timeout=0):
+        assert sweep_partials(downloads_root()) == 0
+    assert sweep_partials(downloads_root()) == 1000
+    assert leftovers() == []
