@@ -89,6 +89,12 @@ def test_two_cards_of_a_machine_in_one_network_are_refused(text: str, said: str)
     assert refused(text)[0].startswith(said)
 
 
+def test_an_option_of_another_mode_is_called_that() -> None:
+    said, hint = refused('[machine.network]\nmode = "private"\nforwards = ["8080:80"]\n')
+    assert said == "3:1 unknown key 'forwards'"
+    assert hint == "'forward' is for another mode; known here: address, mode, name"
+
+
 # --- plans ------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,8 @@ def hint_for_key(key: str, table: str, known: Iterable[str], elsewhere: Mapping[
             return f"{last!r} belongs in {place}"
         if home != table:
             return f"did you mean {last!r} in {place}?"
+        if last not in words:
+            return f"{last!r} is for another mode; known here: {', '.join(words)}"
         also = " (the CPU's model is 'cpu' in [machine.qemu])" if spelled == "cpu" else ""
         return f"did you mean {last!r}?{also}"
     if close := did_you_mean(spelled, words):
