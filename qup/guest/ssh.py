@@ -261,7 +261,7 @@ def _explain(machine: str, code: int, said: str) -> SshFailure:
             f"machine {machine}: sshd answers, but refuses qup's key",
             said=said,
             final=True,
-            hint="the box may need another 'ssh.user', or it does not read a NoCloud seed;"
+            hint="the box may need another 'ssh.user', or it reads another seed ('seeder');"
             f" look at the console: 'qup console {machine}'",
         )
     if "Host key verification failed" in said or "IDENTIFICATION HAS CHANGED" in said:
@@ -269,7 +269,8 @@ def _explain(machine: str, code: int, said: str) -> SshFailure:
             f"machine {machine}: whoever answers has another host key than this machine",
             said=said,
             final=True,
-            hint="the box ignores the seed's host keys, or another program has the port",
+            hint="the box ignores the seed's host keys, a guest with a key of its own has made a"
+            " new one, or another program has the port",
             stranger=True,
         )
     return SshFailure(

@@ -15,6 +15,7 @@ from typing import Any
 from qup import images
 from qup.api import Problem
 from qup.boxes.cache import DISK
+from qup.downloads import redact_url
 from qup.errors import BoxError, ConfigError, MachineError, StateError
 from qup.files import write_atomic
 from qup.guest.cd import write_cd
@@ -58,10 +59,10 @@ def fetch_box(
         BoxError: it can't be had.
     """
     with (
-        ctx.phase(machine, "box", f"getting box {spec.name}") as phase,
+        ctx.phase(machine, "box", f"getting box {shown(spec)}") as phase,
         lock(
             ctx.boxes.fetch_lock(spec),
-            what=f"the cache of boxes, for {spec.name},",
+            what=f"the cache of boxes, for {shown(spec)},",
             timeout=FETCH_TIMEOUT,
             on_wait=partial(ctx.tell, machine),
         ),
@@ -162,7 +163,7 @@ def renew_box(ctx: Context, config: MachineConfig, box: Box) -> Box:
     if ask is None:
         return box
     try:
-        with ctx.phase(config.name, "box", f"asking for the newest {box.spec.name}") as phase:
+        with ctx.phase(config.name, "box", f"asking for the newest {shown(box.spec)}") as phase:
             news = ask(box, ctx.project.root)
             phase.result = news or "it is here already"
         if news is None:
@@ -171,11 +172,16 @@ def renew_box(ctx: Context, config: MachineConfig, box: Box) -> Box:
     except BoxError as exc:
         ctx.tell(
             config.name,
-            f"box {box.spec.name} is taken from the cache ({describe_box(box)}), and may not be"
+            f"box {shown(box.spec)} is taken from the cache ({describe_box(box)}), and may not be"
             f" the newest: {exc.message}",
             level="warning",
         )
         return box
+
+
+def shown(spec: BoxSpec) -> str:
+    """A box's name for messages: an address without what its query says."""
+    return redact_url(spec.name) if "://" in spec.name else spec.name
 
 
 def describe_box(box: Box) -> str:
