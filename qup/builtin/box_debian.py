@@ -81,6 +81,8 @@ def describe_box(
         key=f"{suite}-{arch}-{digest}",
         user=recipe.USER,
         cmdline=recipe.CMDLINE.format(console=recipe.ARCHES[arch].console),
+        efi=True,
+        buses=("virtio", "ide", "sata"),
     )
 
 

@@ -45,6 +45,9 @@ def plan(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print where each setting comes from.")
     ] = False,
+    seed: Annotated[
+        bool, typer.Option("--seed", help="Print what the guest is told at its first boot.")
+    ] = False,
     trust_accelerator: Annotated[
         bool, typer.Option("--trust-accelerator", help="Don't prove the accelerator.")
     ] = False,
@@ -54,7 +57,8 @@ def plan(
 ) -> None:
     """Show what `qup up` would do, without doing it.
 
-    Examples: `qup plan`, `qup plan --explain`, `qup plan web --qemu`, `QUP_MEMORY=4G qup plan`
+    Examples: `qup plan`, `qup plan --explain`, `qup plan web --qemu`, `qup plan --seed`,
+    `QUP_MEMORY=4G qup plan`
     """
     from qup.cli.up import roster_of
 
@@ -65,7 +69,9 @@ def plan(
         _explain(config, chosen, as_json=as_json)
         return
     plans = {name: _plan(context, config.machines[name], trust_accelerator) for name in chosen}
-    if qemu:
+    if seed:
+        _print_seeds(context, plans, as_json=as_json)
+    elif qemu:
         for name, item in plans.items():
             _print_command(context, name, item, as_json=as_json)
     elif as_json:
@@ -84,6 +90,28 @@ def _plan(context: Context, machine: MachineConfig, trust_accelerator: bool) -> 
     identity = identity_of(state) if state else new_identity(machine.name)
     digest = state.box_digest if state else (box.digest if box else None)
     return make_plan(context, machine, identity, spec, digest, trust_accelerator=trust_accelerator)
+
+
+def _print_seeds(context: Context, plans: dict[str, Plan], *, as_json: bool) -> None:
+    """The seed's files, with words in the place of keys, which are made at the first start."""
+    from qup.model.seed import KeyPair, Seed
+
+    keys = KeyPair("(the host key, made at the first start)", "(its public half)")
+    seeds = {
+        name: context.plugins.guest_seeders[plan.seed.seeder].files(
+            Seed(plan.seed, "(the machine's key for its user, made at the first start)", keys)
+        )
+        for name, plan in plans.items()
+    }
+    if as_json:
+        print_json({"machines": {name: {"seed": dict(files)} for name, files in seeds.items()}})
+        return
+    for name, files in seeds.items():
+        form = plans[name].seed_form
+        kind = f"a CD with the label {form.label}" if form.label else "a share"
+        typer.echo(f"# machine {name}: {f'{kind} with' if files else 'no files'}")
+        for path, text in files.items():
+            typer.echo(f"# {path}\n{text}")
 
 
 def _explain(config: Config, chosen: list[str], *, as_json: bool) -> None:

@@ -34,6 +34,7 @@ from qup.runner.display import (
     display_of,
 )
 from qup.runner.drives import check_disks
+from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import Attach, attach_console
 from qup.runner.forwards import (
     Applied,
@@ -262,6 +263,8 @@ class _Up:
             origin = Origin(reason="the template failed")
             state, failures = self._bring_up(plan, box, old, origin)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
+        if old is None and origin.template is None and plan.seed_form.login:
+            finish_first_boot(self.ctx, self.folder, plan)
         self._provision(plan, state)
         _report(self.name, failures)
         return True

@@ -29,6 +29,18 @@ echo "first boot of $(hostname)" >>/etc/first-boot
 """
 
 
+BROKEN = """
+[machines.default]
+[machines.broken]
+autostart = false
+user-data = '''
+#!/bin/sh
+echo "this is where it hurts"
+nosuchprogram --now || exit 3
+'''
+"""
+
+
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
     with open_lab(debian_cache, QUPFILE.format(disk="3G")) as made:
@@ -91,3 +103,15 @@ def test_down(lab: Lab) -> None:
     assert done.seconds < 45, done
     assert "power cut" not in done.stderr, done
     assert lab.status() == "stopped"
+
+
+def test_a_failing_script_is_reported_in_its_own_words(lab: Lab) -> None:
+    lab.write(QUPFILE.format(disk="4G").replace('hostname = "worker"\n', "") + BROKEN)
+    done = lab("up", "broken", timeout=400)
+    assert done.code == 10, done
+    assert "cloud-init failed" in done.stderr
+    assert "this is where it hurts" in done.stderr
+    assert "nosuchprogram" in done.stderr
+    assert lab.status("broken") == "running"
+    lab("up", "broken", timeout=400).ok()  # it goes on from there
+    lab("destroy", "-y", "broken").ok()

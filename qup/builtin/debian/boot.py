@@ -24,7 +24,7 @@ _USELESS = re.compile("/(net|sound|gpu|media|usb)/")
 
 
 def make_boot(parts: Path, out: Path) -> tuple[str, tuple[str, ...]]:
-    """Write ``kernel`` and ``initrd``.
+    """Write ``kernel``, ``kernel.efi`` (the same as UEFI starts it) and ``initrd``.
 
     Args:
         parts: a tar archive of ``/boot``, modules, busybox and dpkg's status.
@@ -60,6 +60,7 @@ def make_boot(parts: Path, out: Path) -> tuple[str, tuple[str, ...]]:
             "this release of Debian is newer than qup: tell qup's developers",
         )
     (out / "kernel").write_bytes(kernel.extract_kernel(image))
+    (out / "kernel.efi").write_bytes(image)
     tree = make_initrd(release, modules, builtin.decode().split(), busybox)
     (out / "initrd").write_bytes(tree.to_cpio())
     return release, parse_status(status.decode(errors="replace"))
