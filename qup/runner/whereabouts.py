@@ -79,7 +79,7 @@ def check_whereabouts(
         ctx.tell(folder.name, f"its address is {nic.ssh_address}, the configuration says now")
         place = Place(str(nic.ssh_address), SSH_PORT, GIVEN)
         state, moved = note_place(folder, state, place, plan), True
-    elif silence := find_silence(launch):
+    elif launch.ready and (silence := find_silence(launch)):
         ctx.tell(folder.name, f"{silence}; looking for it", level="warning")
         moved = True
     else:

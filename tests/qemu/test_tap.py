@@ -85,3 +85,34 @@ def test_a_tap_of_several_queues(net: Net) -> None:
     net.run("ip tuntap add dev vm0 mode tap multi_queue")
     net.run("ip link set vm0 up")
     assert "multi_queue=True" in open_tap(net, "vm0", "twice")
+
+
+ASK = """
+from qup.errors import HostError
+from qup.model.network import Tap
+from qup.qemu import tap
+tap.may_administrate = lambda: False  # root has the helper's rights, and needs no setuid bit
+try:
+    with tap.open_tap(Tap("vm0", "br0", helper=True), "52:54:00:0a:0b:0c") as opened:
+        print(opened.link)
+except HostError as exc:
+    print(exc.message, exc.details)
+"""
+
+
+def test_the_helper_and_its_list(net: Net) -> None:
+    """It decides for itself, and its words are passed on."""
+
+    def ask() -> str:
+        words = [*net.prefix, sys.executable, "-c", ASK]
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    net.add_bridge("br0")
+    net.allow("allow br0\n")
+    assert ask() == "TapLink(interface='tap0', bridge='br0')\n"
+    assert net.links() == {"br0"}
+    net.allow("allow br1\n")
+    said = ask()
+    assert "qemu-bridge-helper failed (exit code 1)" in said
+    assert "access denied by acl file" in said
+    assert net.links() == {"br0"}
