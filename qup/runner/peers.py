@@ -21,8 +21,10 @@ from qup.paths import MachineFolder, SshFolder
 from qup.runner.context import Context
 from qup.runner.observe import observe
 
-TIMEOUT = 15.0
-"""Seconds for telling a guest; a neighbour that hangs holds nobody up for longer."""
+TIMEOUT = 60.0
+"""Seconds for telling the guest that was started; in emulation, one that just booted is slow."""
+NEIGHBOUR_TIMEOUT = 15.0
+"""Seconds for telling a neighbour: one that hangs holds nobody up for longer."""
 
 BEGIN = "# qup: the other machines of this project"
 END = "# qup: end"
@@ -60,13 +62,14 @@ def share_names(ctx: Context, config: MachineConfig, *, login: bool = True) -> N
     if not mine and not _known(ctx, config.name):
         return
     seats = _current(ctx, config)
-    if login:
-        _tell(ctx, config.name, render_block(config.name, seats))
+    own = render_block(config.name, seats)
+    if login and (own or _known(ctx, config.name)):
+        _tell(ctx, config.name, own, TIMEOUT)
     neighbours = {seat.machine for seat in seats if seat.segment in mine} - {config.name}
     for name in sorted(neighbours):
         text = render_block(name, seats)
         if text != _known(ctx, name) and _listens(ctx.project.machine(name)):
-            _tell(ctx, name, text)
+            _tell(ctx, name, text, NEIGHBOUR_TIMEOUT)
 
 
 def render_block(machine: str, seats: Sequence[Seat]) -> str:
@@ -128,11 +131,11 @@ def _known(ctx: Context, machine: str) -> str | None:
         return None
 
 
-def _tell(ctx: Context, machine: str, text: str) -> None:
+def _tell(ctx: Context, machine: str, text: str, timeout: float) -> None:
     folder = ctx.project.machine(machine)
     words = ["sh", "-c", _AS_ROOT, "sh", _WRITE, text]
     try:
-        done = ssh.run_in_guest(SshFolder(folder.ssh), machine, words, timeout=TIMEOUT)
+        done = ssh.run_in_guest(SshFolder(folder.ssh), machine, words, timeout=timeout)
         said = None if done.code == 0 else f"{done.outcome}: {done.stderr.strip()}"
     except HostError as exc:
         said = exc.message

@@ -108,6 +108,10 @@ def test_a_neighbour_that_moved_is_told_of(world: World) -> None:
     assert "10.128.0.9 db" in world.told[1][1]
 
 
+def test_a_machine_that_is_the_only_one_is_told_nothing(world: World) -> None:
+    assert world.share("web", SEATS[:1]) == []
+
+
 def test_a_machine_that_nobody_can_log_in_to_is_only_told_of(world: World) -> None:
     mute = Seat("mute", "mute", "private/default", "10.128.0.3/16")
     world.running = {"web", "mute"}
