@@ -222,3 +222,16 @@ def test_a_failed_making_leaves_nothing(qup: Qup, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     assert list(Path(os.environ["QUP_CACHE_DIR"]).glob("boxes/.building-*")) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_computers_own_apt_is_left_alone(tmp_path: Path) -> None:
+    """What mmdebstrap would clean up with is in the root's /tmp: without it, its apt would take
+    this computer's lists for the root's.
+    """
+    words = list(recipe._arguments("bookworm", "amd64", [], [], tmp_path / "o.tar", []))
+    skipped = next(word for word in words if word.startswith("--skip="))
+    for what in ("apt", "mmdebstrap", "tmp"):
+        assert f"cleanup/{what}" in skipped
+    script = (Path(recipe.__file__).parent / "customize.sh").read_text()
+    assert "trap put_back EXIT" in script
+    assert not [line for line in script.splitlines() if "rm " in line and "/tmp" in line]

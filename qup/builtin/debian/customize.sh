@@ -44,7 +44,7 @@ rm -f "$root"/etc/update-motd.d/10-uname
 
 # Traces of the making: mmdebstrap's settings for apt and dpkg, lists, caches, logs.
 rm -f "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
-find "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/var/log" "$root/run" "$root/tmp" \
+find "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/var/log" "$root/run" \
     -mindepth 1 ! -type d -delete
 rm -rf "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 
@@ -53,12 +53,18 @@ tar -C "$root" --exclude='vmlinuz.old' -cf "/proc/self/fd/$BOX_BOOT_FD" \
     $(cd "$root" && ls -d boot/vmlinuz-* usr/bin/busybox bin/busybox usr/lib/modules lib/modules var/lib/dpkg/status 2>/dev/null)
 rm -f "$root"/boot/* "$root"/vmlinuz* "$root"/initrd.img*
 
+# In /tmp is what tells mmdebstrap's apt that it works on this root, and not on the computer itself:
+# it steps aside for the image, and must be back in its place afterwards, however this ends.
+aside=$(mktemp -d "$root.aside.XXXXXX")
+put_back() { find "$aside" -mindepth 1 -maxdepth 1 -exec mv -t "$root/tmp" {} + && rmdir "$aside"; }
+trap put_back EXIT
+find "$root/tmp" -mindepth 1 -maxdepth 1 -exec mv -t "$aside" {} +
+
 # The file system, without what mmdebstrap has mounted in there for the hooks: a bind mount shows
 # what is below. Where nothing can be mounted nothing is.
-seen=$root
 if unshare --mount mount --bind "$root" "$root/mnt" 2>/dev/null; then
-    seen=$root/mnt
-    exec unshare --mount sh -euc 'mount --bind "$1" "$2" && shift 2 && exec "$@"' \
-        sh "$root" "$seen" $BOX_MKE2FS -d "$seen" "/proc/self/fd/$BOX_ROOT_FD"
+    unshare --mount sh -euc 'mount --bind "$1" "$1/mnt" && image=$2 && shift 2 && exec "$@" "$image"' \
+        sh "$root" "/proc/self/fd/$BOX_ROOT_FD" $BOX_MKE2FS -d "$root/mnt"
+else
+    $BOX_MKE2FS -d "$root" "/proc/self/fd/$BOX_ROOT_FD"
 fi
-exec $BOX_MKE2FS -d "$seen" "/proc/self/fd/$BOX_ROOT_FD"
