@@ -99,6 +99,11 @@ class MachineFolder(NamedTuple):
         return self.root / "plan.json"
 
     @property
+    def timings(self) -> Path:
+        """What the newest start took, phase by phase."""
+        return self.root / "timings.json"
+
+    @property
     def forwards(self) -> Path:
         """Which of the open forwards are the Qupfile's."""
         return self.root / "forwards.json"

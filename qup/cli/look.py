@@ -11,14 +11,32 @@ from qup.cli.common import AsJson, Name, Names, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import MachineError
 from qup.paths import MachineFolder, Project
+from qup.qemu.memory import read_memory
 from qup.runner.observe import NOT_CREATED, Observation, observe, require_alive
 from qup.runner.roster import read_roster
 
+MEMORY = ("MEMORY", "OWN")
+MIB = 1 << 20
 
-def status(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> None:
+ShowMemory = Annotated[
+    bool,
+    typer.Option(
+        "--memory",
+        help="Show what each takes of this computer's memory: its share of what several use, and"
+        " what is its own alone.",
+    ),
+]
+
+
+def status(
+    ctx: typer.Context,
+    names: Names = None,
+    memory: ShowMemory = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what the project's machines are doing. Works with a broken Qupfile, too.
 
-    Examples: `qup status`, `qup status web --json`
+    Examples: `qup status`, `qup status --memory`, `qup status web --json`
     """
     project = globals_of(ctx).project()
     roster = read_roster(project)
@@ -26,13 +44,35 @@ def status(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> 
     seen = [observe(project.machine(name)) for name in chosen]
     if as_json:
         print_json(
-            {"machines": [item.to_dict() for item in seen], "qupfile_problem": roster.problem}
+            {"machines": [_to_dict(item) for item in seen], "qupfile_problem": roster.problem}
         )
         return
     if roster.problem:
         typer.echo(f"note: {roster.problem}", err=True)
-    rows = [[item.name, item.status, _ssh(item), _remark(item, roster.leftovers)] for item in seen]
-    print_table(["MACHINE", "STATUS", "SSH", ""], rows)
+    rows = [
+        [
+            item.name,
+            item.status,
+            _ssh(item),
+            *(_memory(_to_dict(item)) if memory else ()),
+            _remark(item, roster.leftovers),
+        ]
+        for item in seen
+    ]
+    print_table(["MACHINE", "STATUS", "SSH", *(MEMORY if memory else ()), ""], rows)
+
+
+def _to_dict(seen: Observation) -> dict[str, Any]:
+    """As ``--json`` prints it, with what the machine takes of this computer's memory."""
+    use = read_memory(seen.pid) if seen.pid is not None else None
+    return {**seen.to_dict(), "memory": use and use._asdict()}
+
+
+def _memory(data: dict[str, Any]) -> tuple[str, str]:
+    use = data["memory"]
+    if use is None:
+        return "-", "-"
+    return f"{use['proportional'] / MIB:.0f}M", f"{use['private'] / MIB:.0f}M"
 
 
 def _ssh(seen: Observation) -> str:
@@ -51,6 +91,7 @@ def _remark(seen: Observation, leftovers: tuple[str, ...]) -> str:
 
 
 def list_machines(
+    memory: ShowMemory = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")] = False,
 ) -> None:
@@ -66,7 +107,7 @@ def list_machines(
         seen = observe(folder)
         if seen.status == NOT_CREATED or (seen.state is not None and seen.state.id != entry.id):
             continue  # destroyed with its folder, or moved: the index is only a cache
-        rows.append({"project": str(entry.project), **seen.to_dict()})
+        rows.append({"project": str(entry.project), **_to_dict(seen)})
     rows.sort(key=lambda row: (row["project"], row["name"]))
     if as_json:
         print_json({"machines": rows})
@@ -75,10 +116,18 @@ def list_machines(
         typer.echo("".join(f"{row['name']}\n" for row in rows), nl=False)
         return
     cells = [
-        [row["name"], row["status"], row["box"] or "-", row["project"], row["detail"] or ""]
+        [
+            row["name"],
+            row["status"],
+            row["box"] or "-",
+            *(_memory(row) if memory else ()),
+            row["project"],
+            row["detail"] or "",
+        ]
         for row in rows
     ]
-    print_table(["MACHINE", "STATUS", "BOX", "PROJECT", ""], cells)
+    headings = ["MACHINE", "STATUS", "BOX", *(MEMORY if memory else ()), "PROJECT", ""]
+    print_table(headings, cells)
 
 
 def ip(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
@@ -124,7 +173,7 @@ def inspect(
     folder = project.machine(machine)
     seen = observe(folder)
     data = {
-        **seen.to_dict(),
+        **_to_dict(seen),
         "folder": str(folder.root),
         "logs": str(folder.logs),
         "state": seen.state.to_dict() if seen.state else None,

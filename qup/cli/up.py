@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
+from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each, print_table
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, require_trust, with_settings
 from qup.errors import QupError, UsageError
 from qup.runner.roster import Member, Roster
+from qup.runner.stopwatch import PHASES, process_age, read_timings
 
 if TYPE_CHECKING:
     from qup.model.config import Config
@@ -51,6 +53,9 @@ def up(
     no_provision: NoProvision = False,
     provision_with: ProvisionWith = None,
     cold: Cold = False,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Show what each phase of the start took.")
+    ] = False,
     jobs: Jobs = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -79,6 +84,8 @@ def up(
         chosen = roster.choose(names or [], default="autostart")
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
         running = work.do(chosen, partial(_start, context, config))
+    if timings and not as_json:
+        _tell_timings(context, running)
     if not as_json and not quiet:
         _say_how_to_get_in(context, config, running)
 
@@ -235,8 +242,10 @@ def _check_steps(config: Config, steps: list[str]) -> None:
 
 def checked_config(context: Context, overrides: Overrides) -> Config:
     """The Qupfile's configuration, which is trusted if it has to be."""
+    age, began = process_age(), time.monotonic()
     config = load_config(context, overrides)
     require_trust(context, config)
+    context.prelude = {"process": age, "qupfile": time.monotonic() - began}
     return config
 
 
@@ -260,6 +269,28 @@ def _start(context: Context, config: Config, name: str, options: UpOptions) -> N
         raise
     if not changed:
         context.tell(name, "is up already")
+
+
+def _tell_timings(context: Context, names: list[str]) -> None:
+    for name in names:
+        found = read_timings(context.project.machine(name))
+        if found is None:
+            context.tell(name, "it is not known what its start took")
+            continue
+        way = f"restored from template {found.template}" if found.template else "booted"
+        typer.echo(f"{name}: {way}, {found.started}")
+        rows = [
+            [phase, f"{seconds:7.3f}", f"{_percent(seconds, found.total):4.0f}", PHASES[phase]]
+            for phase, seconds in found.phases.items()
+            if phase in PHASES
+        ]
+        print_table(
+            ["PHASE", "SECONDS", "   %", ""], [*rows, ["all", f"{found.total:7.3f}", " 100", ""]]
+        )
+
+
+def _percent(part: float, whole: float) -> float:
+    return 100 * part / whole if whole else 0.0
 
 
 def _say_how_to_get_in(context: Context, config: Config, chosen: list[str]) -> None:

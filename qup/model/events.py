@@ -83,6 +83,18 @@ class Message(Event):
 
 
 @dataclass(frozen=True)
+class Timings(Event):
+    """What a start took: seconds of each phase, and in all; ``template`` is the id of the one
+    that the machine was restored from.
+    """
+
+    kind: ClassVar[str] = "timings"
+    template: str | None
+    seconds: float
+    phases: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Finished(Event):
     """A verb is done with a machine; ``changed`` is False when it was so already."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
 from qup.paths import MachineFolder, Project, boxes_root, templates_root
+from qup.runner.stopwatch import Stopwatch
 from qup.store import lock_machine
 
 if TYPE_CHECKING:
@@ -40,12 +41,16 @@ class Context:
         listener: told everything that happens.
         lock_timeout: seconds to wait for a machine's lock.
         relay: takes events to the process that deals with them, where that isn't this one.
+        prelude: seconds by phase of what was done before any machine had its turn.
+        watch: counts the time of the start that is under way.
     """
 
     project: Project
     listener: Listener = field(default=lambda _: None)
     lock_timeout: float = LOCK_TIMEOUT
     relay: Listener | None = None
+    prelude: dict[str, float] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     @cached_property
     def plugins(self) -> Plugins:

@@ -97,6 +97,7 @@ def find_and_log_in(
                 deadline=deadline,
                 on_slow=tell_slow,
             )
+            ctx.watch.lap("boot")
             if isinstance(where, Finder):
                 state = note_place(folder, state, place, plan)
             try:

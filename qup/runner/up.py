@@ -19,6 +19,7 @@ from qup.host import boot_id
 from qup.model.box import Box, BoxSpec
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
+from qup.model.events import Timings as TimingsEvent
 from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.runstate import Way
@@ -53,6 +54,7 @@ from qup.runner.provision import BEFORE, DURING, Wanted, provision
 from qup.runner.ready import wait_until_ready
 from qup.runner.rouse import rouse
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.stopwatch import Stopwatch, Timings, write_timings
 from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
 from qup.runner.whereabouts import check_whereabouts, forget_place, note_place
 from qup.store import (
@@ -101,6 +103,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
             something to look at in the guest.
     """
     began = time.monotonic()
+    ctx.watch = Stopwatch(ctx.prelude)
     folder = create_folders(ctx.project, config.name)
     with ctx.lock(folder):
         create_folders(ctx.project, config.name)  # somebody may have destroyed it meanwhile
@@ -115,6 +118,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
             ctx.tell(config.name, f"{reason}; starting anew")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             seen = observe(folder)
+        ctx.watch.lap("lock")
         work = _Up(ctx, config, options, folder)
         changed = work.resume(seen) if seen.alive else work.start(seen)
         data = observe(folder, thorough=False).to_dict()
@@ -245,13 +249,20 @@ class _Up:
     def start(self, seen: Observation) -> bool:
         """Start a machine that isn't running."""
         old = self._recover(seen)
+        watch = self.ctx.watch
         box = require_box(self.ctx, self.config, old)
+        watch.lap("box")
         plan = self._plan(old, box.spec, box.digest)
+        watch.lap("plan")
         check_computer(self.ctx, self.config, self.folder, plan)
         if old is not None:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
-        origin = choose_origin(self.ctx, self.config, plan, box, state=old, cold=self.options.cold)
+        watch.lap("preflight")
+        with watch.around("template"):
+            origin = choose_origin(
+                self.ctx, self.config, plan, box, state=old, cold=self.options.cold
+            )
         try:
             state, failures = self._bring_up(plan, box, old, origin)
         except QupError as exc:
@@ -263,11 +274,25 @@ class _Up:
             origin = Origin(reason="the template failed")
             state, failures = self._bring_up(plan, box, old, origin)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
+        watch.lap("names")
         if old is None and origin.template is None and plan.seed_form.login:
             finish_first_boot(self.ctx, self.folder, plan)
-        self._provision(plan, state)
+            watch.lap("first-boot")
+        if self._provision(plan, state)[1]:
+            watch.lap("provision")
+        self._note_timings(state, origin)
         _report(self.name, failures)
         return True
+
+    def _note_timings(self, state: State, origin: Origin) -> None:
+        """Keep what this start took, and tell it."""
+        self.ctx.watch.lap("end")
+        assert state.launch is not None
+        template = origin.template.id if origin.template else None
+        timings = Timings(state.launch.started, template, self.ctx.watch.phases)
+        write_timings(self.folder, timings)
+        total = round(timings.total, 3)
+        self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
 
     def _bring_up(
         self, plan: Plan, box: Box, old: State | None, origin: Origin
@@ -276,20 +301,29 @@ class _Up:
         template = origin.template
         base = find_base(self.ctx, box, old, template)
         key = template.id if template else None
+        watch = self.ctx.watch
         state = prepare(self.ctx, self.config, self.folder, plan, box, old, base, key)
-        state, _ = self._provision(plan, state, BEFORE)
+        watch.lap("disk")
+        state, ran = self._provision(plan, state, BEFORE)
+        if ran:
+            watch.lap("provision")
         runtime = runtime_folder(state.id)
         state = self._record(plan, state, runtime, restored=template is not None)
         with self._undo_on_failure(state):
             engine = self._launch(plan, box, runtime, origin)
             with self._end_on_failure(engine, for_good=template is not None):
+                watch.lap("restore" if template else "launch")
                 state, failures = self._connect(plan, state, engine)
+                watch.lap("forwards")
                 if template:
                     become(self.ctx, self.folder, plan, template, runtime)
+                    watch.lap("identity")
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
+        watch.lap("login")
         if template:
             self.ctx.templates.settle(template)
+            watch.lap("template")
         return state, failures
 
     def check(self) -> None:

@@ -193,6 +193,7 @@ def restore(
         engine = start(plan, layout, folder, runtime, ctx.project.root)
     finally:
         os.close(handle)
+    ctx.watch.lap("launch")
     try:
         load_state(engine.control, files / STATE, timeout=RESTORE_TIMEOUT)
     except BaseException:
