@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -35,6 +36,7 @@ EFI_KERNEL = "kernel.efi"
 BOX_SCHEMA = 1
 DIGEST_LENGTH = 16
 CHUNK = 1 << 20
+DRAFT = ".building-"
 
 Fetch = Callable[[Path], Mapping[str, object] | Fetched]
 Hold = Callable[[], AbstractContextManager[object]]
@@ -101,7 +103,7 @@ class BoxCache:
             BoxError: the box can't be had, or lacks a file.
         """
         make_private(self.root)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=self.root))
+        building = Path(tempfile.mkdtemp(prefix=DRAFT, dir=self.root))
         try:
             fetched = fetch(building)
             if not isinstance(fetched, Fetched):
@@ -155,6 +157,18 @@ class BoxCache:
             suspicious = info.st_size != expected.size or info.st_mtime_ns > sealed
             if (thorough or suspicious) and _hash_file(path).sha256 != expected.sha256:
                 raise _damaged(box, f"{path} was changed after it was made")
+
+    def remove_drafts(self, *, older: float) -> None:
+        """Remove what is left of boxes whose making was killed.
+
+        Args:
+            older: seconds since they were last written to.
+        """
+        limit = time.time() - older
+        for path in self.root.glob(f"{DRAFT}*"):
+            newest = max((entry.lstat().st_mtime for entry in (path, *path.iterdir())), default=0.0)
+            if newest < limit:
+                shutil.rmtree(path, ignore_errors=True)
 
     def remove(self, box: Box) -> None:
         """Remove a box; the caller has made sure that no machine needs it."""

@@ -33,6 +33,7 @@ WEB = ("http://", "https://")
 SUFFIXES = (
     *(".qcow2", ".img", ".raw", ".vmdk", ".vdi", ".vhd", ".vhdx"),
     *(".gz", ".xz", ".zst", ".bz2", ".tar", ".tgz", ".txz"),
+    ".box",  # Vagrant's: a tar archive with one image in it
 )
 """What a path without a slash ends in."""
 NO_IMAGE = (".zip", ".7z", ".rar", ".exe", ".ova", ".html")
@@ -120,6 +121,8 @@ def fetch_image(named: Reference, into: Path, report: Report) -> dict[str, objec
         BoxError: it can't be had, or isn't what it should be.
         HostError: there is no room for it.
     """
+    if named.url.startswith(FILE):
+        return fetch_file(named, into, report)
     packed = into / "download"
     found = download(named.url, packed, digest=named.digest, report=report)
     if found.vouched is None:
@@ -131,6 +134,14 @@ def fetch_image(named: Reference, into: Path, report: Report) -> dict[str, objec
     made = make_disk(packed, into / "disk.qcow2", report, name=name, format=named.format, move=True)
     packed.unlink(missing_ok=True)
     return {**asdict(found), "url": redact_url(found.url), **_renamed(asdict(made))}
+
+
+def fetch_file(named: Reference, into: Path, report: Report) -> dict[str, object]:
+    """As :func:`fetch_image`, from a file of this computer."""
+    path = _find(named.url.removeprefix(FILE), Path("/"))
+    digest = _check_digest(path, named.digest) if named.digest else None
+    made = make_disk(path, into / "disk.qcow2", report, format=named.format)
+    return {"path": str(path), "sha256": digest, **_renamed(asdict(made))}
 
 
 def _renamed(made: Mapping[str, object]) -> dict[str, object]:

@@ -27,7 +27,13 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Boxes: what machines boot from.",
 )
-for command in (box_catalog.search, box_catalog.outdated, box_catalog.update, box_catalog.prune):
+for command in (
+    box_catalog.search,
+    box_catalog.add,
+    box_catalog.outdated,
+    box_catalog.update,
+    box_catalog.prune,
+):
     app.command()(command)
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from qup.model.box import Box, BoxSpec
     from qup.runner.context import Context
 
+DRAFT_AGE = 24 * 3600.0
+"""Seconds after which nobody is making a box any more."""
+
 
 def search(
     ctx: typer.Context,
@@ -170,6 +173,40 @@ def _is_old(context: Context, spec: BoxSpec, box: Box) -> bool:
     return ask is not None and ask(box, context.project.root) is not None
 
 
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as 'team/web'.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="The image: a path, or an http(s) address.")
+    ],
+    sha256: Annotated[str, typer.Option(help="What its digest has to be.")] = "",
+    format: Annotated[str, typer.Option(help="What the image has to be, such as qcow2.")] = "",
+    user: Annotated[str, typer.Option(help="The account that gets the key.")] = "qup",
+    title: Annotated[str, typer.Option(help="One line about it.")] = "",
+    arch: Annotated[str, typer.Option(help="The processor that it is for.")] = "x86_64",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Give an image a name, for all your projects.
+
+    It is fetched now, and its digest is written down with the name, in `boxes.toml` of qup's
+    configuration.
+
+    Examples: `qup box add team/web ./web.qcow2 --user web`,
+    `qup box add team/db https://images.example.org/db.img.xz`
+    """
+    from qup.cli.box import open_context
+    from qup.runner.naming import add_box
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = open_context(ctx, show)
+        box = add_box(
+            context, name, source, digest=sha256 or None, format=format or None, user=user,
+            title=title, arch=arch,
+        )  # fmt: skip
+        context.tell("", f"box {name} is {box.digest[:12]}, {format_size(box.size)}")
+
+
 def prune(
     ctx: typer.Context,
     dry_run: Annotated[
@@ -198,6 +235,8 @@ def prune(
         for box in unused:
             if not dry_run:
                 cache.remove(box)
+        if not dry_run:
+            cache.remove_drafts(older=DRAFT_AGE)
     partial = sweep_partials(downloads_root(), dry_run=dry_run)
     freed = sum(box.size for box in unused) + partial
     if as_json:

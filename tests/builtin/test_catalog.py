@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,3 +290,60 @@ def test_outdated_without_a_network(qup: Qup, acme: Path) -> None:
     (row,) = json.loads(qup("--offline", "box", "outdated", "--json").ok().stdout)["boxes"]
     assert row["newer"] is None
     assert row["problem"]
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def test_an_image_gets_a_name(qup: Qup, project: Callable[..., Path], web: Web) -> None:
+    web.put("/db.img", TWO)
+    folder = project('[machine]\nbox = "team/web"\n')
+    (folder / "web image.img").write_bytes(ONE)
+    qup("box", "add", "team/web", "./web image.img", "--user", "web").ok()
+    qup("box", "add", "team/db", web.url("/db.img"), "--title", 'The "db"').ok()
+    found = {box["spec"]["name"]: box for box in boxes(qup)}
+    assert found["team/web"]["spec"]["user"] == "web"
+    catalog = tomllib.loads((Path(os.environ["QUP_CONFIG_DIR"]) / "boxes.toml").read_text())
+    assert catalog["team/web"]["sha256"] == sha256(ONE)
+    assert catalog["team/db"]["sha256"] == sha256(TWO)
+    assert 'The "db"' in qup("box", "search", "team").ok().stdout
+    plan = json.loads(qup("plan", "--json").ok().stdout)["machines"]["default"]
+    assert plan["box"]["name"] == "team/web"
+
+    again = qup("box", "add", "team/web", "./web image.img")
+    assert again.code == 8
+    assert "already" in again.stderr
+    # The file is another one now: who has no cache is told.
+    (folder / "web image.img").write_bytes(TWO)
+    done = qup("box", "build", "team/web", env={"QUP_CACHE_DIR": str(folder / "other")})
+    assert done.code == 8
+    assert sha256(TWO) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("Team", "./a.img"), ("team/a", "./none.img"), ("team/a", "./html.img"), ("a/b/c", "./a.img")],
+)
+def test_what_gets_no_name(qup: Qup, project: Callable[..., Path], name: str, source: str) -> None:
+    project()
+    Path("a.img").write_bytes(ONE)
+    Path("html.img").write_bytes(b"<html>" + bytes(1024))
+    done = qup("box", "add", name, source)
+    assert done.code == 8, done
+    catalog = Path(os.environ["QUP_CONFIG_DIR"]) / "boxes.toml"
+    assert not catalog.exists() or catalog.read_text() == ""
+    qup("box", "search").ok()
+
+
+def test_what_killed_makings_left_goes(qup: Qup, project: Callable[..., Path]) -> None:
+    project()
+    cache = Path(os.environ["QUP_CACHE_DIR"]) / "boxes"
+    for name, age in (("old", 90_000), ("new", 10)):
+        draft = cache / f".building-{name}"
+        draft.mkdir(parents=True)
+        (draft / "root.raw").write_bytes(b"x")
+        for path in (draft / "root.raw", draft):
+            then = time.time() - age
+            os.utime(path, (then, then))
+    qup("box", "prune").ok()
+    assert [path.name for path in cache.glob(".building-*")] == [".building-new"]

@@ -173,3 +173,19 @@ def test_plain_http_needs_a_digest(qup: Qup, project: Callable[..., Path]) -> No
     done = qup("box", "build", "http://images.example/a.img")
     assert done.code == 8
     assert "#sha256=" in done.stderr
+
+
+def test_a_vagrant_box(qup: Qup, project: Callable[..., Path], raw: bytes) -> None:
+    """Its image is taken; its Vagrantfile, which would be a program, is not looked at."""
+    project()
+    with tarfile.open("acme.box", "w:gz") as tar:
+        for name, data in (
+            ("./metadata.json", b'{"provider": "libvirt", "format": "raw", "virtual_size": 1}'),
+            ("./Vagrantfile", b"abort 'executed'"),
+            ("./box.img", raw),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    qup("box", "build", "acme.box").ok()
+    assert disk_of(qup, "acme.box") == raw
