@@ -275,7 +275,7 @@ class _Up:
             state, failures = self._bring_up(plan, box, old, origin)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
         watch.lap("names")
-        if old is None and origin.template is None and plan.seed_form.login:
+        if old is None and plan.seed_form.login:
             finish_first_boot(self.ctx, self.folder, plan)
             watch.lap("first-boot")
         if self._provision(plan, state)[1]:
