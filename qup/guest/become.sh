@@ -2,8 +2,8 @@
 # own. What it writes is what the machine's seed says: the next boot finds nothing to change.
 #
 # Before it, qup sets: hostname, old_hostname, instance, old_instance, machine_id, public_key and
-# old_public_key (the base64 in the middle of a line), key_comment, host_key, host_public_key,
-# and macs (lines of "old new").
+# old_public_key (the base64 in the middle of a line), comment and old_comment (its end),
+# host_key, host_public_key, and macs (lines of "old new").
 #
 # It is for any guest with sshd; what a guest doesn't have is skipped. The time and the random
 # pool are right already.
@@ -18,18 +18,61 @@ fail() {
     exit 1
 }
 
-# Replaces a word in those of the files that there are. Names, ids and addresses have no
-# character that matters to sed but the dot, and a dot does match a dot.
+# Replaces a word in those of the files that there are and that have it. Builtins alone: in
+# emulation, starting a program takes 10 ms, and most of these files are a line or two.
 replace() { # old new file...
-    local old=$1 new=$2 file
+    local old=$1 new=$2 file line text found
     shift 2
     [ "$old" != "$new" ] || return 0
+    for file in "$@"; do
+        [ -f "$file" ] || continue
+        text= found=
+        while IFS= read -r line || [ "$line" ]; do
+            while :; do
+                case $line in
+                *"$old"*) text=$text${line%%"$old"*}$new line=${line#*"$old"} found=yes ;;
+                *) break ;;
+                esac
+            done
+            text=$text$line$newline
+        done <"$file"
+        [ ! "$found" ] || { replaced=yes && printf %s "$text" >"$file"; }
+    done
+}
+
+# The same for files that may be long; what is replaced has no character that matters to sed but
+# the dot, which does match a dot.
+replace_in_long() { # old new file...
+    local old=$1 new=$2 file
+    shift 2
     for file in "$@"; do
         [ -f "$file" ] && grep -qF -- "$old" "$file" || continue
         sed -i "s|$old|$new|g" "$file"
     done
 }
 
+# The socket that sshd listens at: a restart shows by another one.
+find_listener() {
+    local line here there state queues timer retries uid timeout number rest
+    inode=
+    while read -r line here there state queues timer retries uid timeout number rest; do
+        case $here-$state in *:0016-0A) inode=$number ;; esac
+    done </proc/net/tcp
+}
+
+wait_for_sshd() {
+    local tries=0
+    find_listener
+    while [ -z "$inode" ] || [ "$inode" = "$old_inode" ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 300 ] || fail 'sshd does not start anew'
+        sleep 0.02
+        find_listener
+    done
+}
+
+newline='
+'
 tiny=
 [ ! -x /usr/lib/qup/pid1 ] || tiny=yes
 systemd=
@@ -42,7 +85,7 @@ name=$hostname
 [ "$tiny" ] || name=${hostname%%.*}
 echo "$name" >/proc/sys/kernel/hostname || fail 'the host name'
 echo "$name" >/etc/hostname
-replace "$old_hostname" "$name" /etc/hosts /etc/mailname /var/lib/cloud/data/previous-hostname
+replace "$old_hostname" "$name" /etc/hosts /etc/mailname /var/lib/cloud/data/*-hostname
 
 old_machine_id=
 [ ! -f /etc/machine-id ] || read -r old_machine_id </etc/machine-id
@@ -62,8 +105,12 @@ cloud=/var/lib/cloud
 if [ -d "$cloud/instances/$old_instance" ] && [ "$instance" != "$old_instance" ]; then
     mv "$cloud/instances/$old_instance" "$cloud/instances/$instance"
     ln -sfn "$cloud/instances/$instance" "$cloud/instance"
-    replace "$old_instance" "$instance" "$cloud"/data/*instance-id "$cloud"/data/*.json \
-        /run/cloud-init/*.json /run/cloud-init/.instance-id
+    # Copies of the template's seed, whose host name the next boot would believe; it makes them
+    # anew from this machine's seed. What has been done is noted elsewhere (sem/).
+    (cd "$cloud/instances/$instance" && rm -f cloud-config.txt user-data.txt* obj.pkl)
+    replace "$old_instance" "$instance" "$cloud"/data/*instance-id /run/cloud-init/.instance-id
+    replace_in_long "$old_instance" "$instance" "$cloud"/data/*.json /run/cloud-init/*.json
+    replace_in_long "$old_hostname" "$name" /run/cloud-init/*.json
 fi
 if [ "$tiny" ]; then
     echo "$instance" >/var/lib/qup/instance-id
@@ -89,8 +136,11 @@ fi
 
 let_in=
 for file in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
-    [ -f "$file" ] && grep -qF -- "$old_public_key" "$file" || continue
-    sed -i "s|$old_public_key.*|$public_key $key_comment|" "$file" && let_in=yes
+    [ -f "$file" ] || continue
+    replaced=
+    replace "$old_public_key $old_comment" "$public_key $comment" "$file"
+    [ "$replaced" ] || replace "$old_public_key" "$public_key" "$file"
+    [ ! "$replaced" ] || let_in=yes
 done
 [ "$let_in" ] || fail 'nobody has the key of the template'
 
@@ -119,11 +169,14 @@ END
 
 # --- services that have learned what was ----------------------------------------------------
 
+find_listener
+old_inode=$inode
 if [ "$tiny" ]; then
     # Both are started again at once, as long as the file is there; the address stays.
     : >/run/qup/restart
     killall dropbear udhcpc 2>/dev/null
     (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
+    wait_for_sshd
 else
     rm -f /var/lib/dhcp/*.leases /var/lib/NetworkManager/*.lease
     # sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
@@ -131,15 +184,13 @@ else
     [ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid
     if [ "$pid" ]; then
         kill -HUP "$pid" || fail 'sshd'
+        wait_for_sshd
     elif [ "$systemd" ]; then
         systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
     fi
-    (
-        if [ "$systemd" ] && [ "$macs" ]; then
-            systemctl try-restart systemd-networkd.service NetworkManager.service
-        fi
-        sync
-    ) >/dev/null 2>&1 </dev/null &
+    # systemd-networkd sees by itself that a card has another address, and asks for its lease
+    # anew; starting it anew would take the network away for seconds.
+    sync >/dev/null 2>&1 </dev/null &
 fi
 echo 'qup: done'
 exit 0

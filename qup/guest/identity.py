@@ -85,7 +85,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
         host_key: the key of its sshd.
         machine_id: 32 hexadecimal digits (``machine-id(5)``).
     """
-    _, old_key, *_ = old.public_key.split()
+    _, old_key, *old_comment = old.public_key.split()
     _, new_key, *comment = new.public_key.split()
     macs = zip(old.macs, new.macs, strict=True)
     return _script(
@@ -98,7 +98,8 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
             "machine_id": machine_id,
             "public_key": new_key,
             "old_public_key": old_key,
-            "key_comment": " ".join(comment),
+            "comment": " ".join(comment),
+            "old_comment": " ".join(old_comment),
             "host_key": host_key.private.rstrip("\n"),
             "host_public_key": host_key.public,
             "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),

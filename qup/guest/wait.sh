@@ -14,6 +14,8 @@ fail() {
 wait_for_first_boot() {
     if [ -d /run/cloud-init ] && [ ! -e /run/cloud-init/disabled ]; then
         until [ -e /run/cloud-init/result.json ]; do sleep 0.2; done
+        # Its last unit has yet to end. A unit that failed is none of our business.
+        [ ! -d /run/systemd/system ] || systemctl is-system-running --wait >/dev/null 2>&1 || :
     elif [ -x /usr/lib/qup/pid1 ]; then
         until grep -qs '^status=[di]' /run/qup/result; do usleep 20000; done
     fi

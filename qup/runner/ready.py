@@ -87,16 +87,21 @@ def find_and_log_in(
             ctx.tell(folder.name, text, level="warning")
         doubts.update(fresh)
 
+    restored = state.launch.restored and not isinstance(where, Finder)
     try:
         while True:
-            place = wait_for_banner(
-                folder.name,
-                where,
-                monitor=events,
-                console=console,
-                deadline=deadline,
-                on_slow=tell_slow,
-            )
+            if restored:
+                # Its sshd listens already: no need to look for it, and to keep it busy by that.
+                restored, place = False, where.look(0.0)[0]
+            else:
+                place = wait_for_banner(
+                    folder.name,
+                    where,
+                    monitor=events,
+                    console=console,
+                    deadline=deadline,
+                    on_slow=tell_slow,
+                )
             ctx.watch.lap("boot")
             if isinstance(where, Finder):
                 state = note_place(folder, state, place, plan)

@@ -60,12 +60,14 @@ from qup.runner.whereabouts import check_whereabouts, forget_place, note_place
 from qup.store import (
     create_folders,
     ensure_project_id,
+    forget,
     is_copy,
     read_state,
     remember,
     write_state,
     write_undo,
 )
+from qup.templates.cache import Template
 
 ACTION_TIMEOUT = 20.0
 MONITOR_TIMEOUT = 5.0
@@ -313,11 +315,7 @@ class _Up:
             engine = self._launch(plan, box, runtime, origin)
             with self._end_on_failure(engine, for_good=template is not None):
                 watch.lap("restore" if template else "launch")
-                state, failures = self._connect(plan, state, engine)
-                watch.lap("forwards")
-                if template:
-                    become(self.ctx, self.folder, plan, template, runtime)
-                    watch.lap("identity")
+                state, failures = self._connect(plan, state, engine, template)
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
         watch.lap("login")
@@ -353,6 +351,11 @@ class _Up:
         if seen.status == CRASHED:
             self.ctx.tell(self.name, f"recovering: {seen.detail}")
         clean_up(self.ctx, self.folder, old)
+        if old.launch.restored and not old.launch.ready:
+            # Cut off between being the template's guest and being itself: it never was.
+            forget(old.id)
+            self.folder.state.unlink(missing_ok=True)
+            return None
         return old.with_launch(None)
 
     def _record(self, plan: Plan, state: State, runtime: RuntimeFolder, *, restored: bool) -> State:
@@ -393,7 +396,7 @@ class _Up:
             return engine
 
     def _connect(
-        self, plan: Plan, state: State, engine: Engine
+        self, plan: Plan, state: State, engine: Engine, template: Template | None
     ) -> tuple[State, list[MachineError]]:
         """Open the forwards, let the guest go, and write down where ssh will find it, if that
         is known.
@@ -410,6 +413,11 @@ class _Up:
             console = RuntimeFolder.of(state.launch.runtime).console
             attach_console(engine.control, console, self.options.attach)
         engine.control.execute("cont")
+        self.ctx.watch.lap("forwards")
+        if template:  # until then it is nobody, and nobody may be told where it is
+            runtime = RuntimeFolder.of(state.launch.runtime)
+            become(self.ctx, self.folder, plan, template, runtime)
+            self.ctx.watch.lap("identity")
         engine.control.close()  # it serves one client: now `qup status` may ask
         launch = replace(
             state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login

@@ -216,10 +216,11 @@ def become(
         Persona(**fields), Persona.of(plan, user_key), host_key, uuid.uuid4().hex
     )
     with (
-        ctx.phase(folder.name, "identity", "becoming a machine of its own"),
+        ctx.phase(folder.name, "identity", "becoming a machine of its own") as phase,
         IdentityPort(runtime.identity, folder.name) as port,
     ):
-        port.refresh(REFRESH_TIMEOUT)
+        error = port.refresh(REFRESH_TIMEOUT)
+        phase.result = f"clock right within {error * 1000:.0f} ms"
         port.run(script, BECOME_TIMEOUT)
 
 

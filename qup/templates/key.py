@@ -24,8 +24,9 @@ KEY_LENGTH = 32
 X86 = ("x86_64", "i386")
 USER = "user"
 
-NOT_SEEN = ("identity", "program", "boot_timeout", "provision", "template", "schema")
-"""Fields of a plan that the guest doesn't see, or not before it is itself."""
+NOT_SEEN = ("identity", "box", "program", "boot_timeout", "provision", "template", "schema")
+"""Fields of a plan that the guest doesn't see, or not before it is itself. What boots of a box is
+in its digest."""
 CHANGED_LATER = ("instance_id", "hostname")
 """Fields of the seed that a restored guest is told anew."""
 HOST_SIDE = ("forwards", "ports", "actions", "ssh_address")

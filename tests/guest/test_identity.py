@@ -82,6 +82,7 @@ def test_scripts_are_shell_and_quote_what_they_are_given() -> None:
     assert "macs='52:54:00:00:00:01 52:54:00:00:00:02'" in script
     assert "hostname=web.example\n" in script
     assert "old_public_key=AAAAold\n" in script
+    assert "old_comment=qup:x\n" in script
 
 
 @contextmanager
