@@ -25,9 +25,21 @@ SOCKET_PATH_LIMIT = 107
 
 
 class Project(NamedTuple):
-    """A folder with a Qupfile."""
+    """A folder with a Qupfile.
+
+    Attributes:
+        root: where the Qupfile is, and what paths in it begin at.
+        elsewhere: the folder that has the machines, where that is another one: a throw-away
+            machine is made from a project's Qupfile and is none of its machines.
+    """
 
     root: Path
+    elsewhere: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder that has the machines: the index names it."""
+        return self.elsewhere or self.root
 
     @property
     def qupfile(self) -> Path:
@@ -40,7 +52,7 @@ class Project(NamedTuple):
 
     @property
     def state(self) -> Path:
-        return self.root / STATE_FOLDER
+        return self.home / STATE_FOLDER
 
     @property
     def machines(self) -> Path:
@@ -355,6 +367,11 @@ def templates_root() -> Path:
 
 def index_root() -> Path:
     return state_root() / "machines"
+
+
+def runs_root() -> Path:
+    """Throw-away machines: a folder for each ``qup run``."""
+    return state_root() / "runs"
 
 
 def undo_root() -> Path:

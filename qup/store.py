@@ -162,7 +162,7 @@ class IndexEntry(NamedTuple):
 def remember(state: State, project: Project) -> None:
     """Note in the index where a machine is."""
     root = make_private(index_root())
-    entry = {"project": os.fspath(project.root), "name": state.name}
+    entry = {"project": os.fspath(project.home), "name": state.name}
     write_atomic(root / f"{state.id}.json", json.dumps(entry), durable=False)
 
 

@@ -42,7 +42,9 @@ class Globals:
     def context(self, listener: Listener | None = None) -> Context:
         """The surroundings for the runner."""
         from qup.runner.context import Context  # not needed for looking at machines
+        from qup.runner.throwaway import sweep
 
+        sweep()
         context = Context(self.project(), lock_timeout=self.lock_timeout)
         if listener is not None:
             context.listener = listener

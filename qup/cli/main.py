@@ -63,6 +63,7 @@ COMMANDS = {
     "reload": Entry("up", "reload"),
     "restart": Entry("up", "reload", hidden=True),
     "upgrade": Entry("upgrade", "upgrade"),
+    "run": Entry("run", "run"),
     "provision": Entry("up", "provision"),
     "destroy": Entry("stop", "destroy"),
     "rm": Entry("stop", "destroy", hidden=True),

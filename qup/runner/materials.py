@@ -237,7 +237,7 @@ def prepare(
         user="",
         template=template,
     )
-    return replace(state, user=plan.seed.user, project=str(ctx.project.root), box_digest=box.digest)
+    return replace(state, user=plan.seed.user, project=str(ctx.project.home), box_digest=box.digest)
 
 
 def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:

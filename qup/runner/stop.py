@@ -358,7 +358,7 @@ def _stop_broken(
 def _clean_up_broken(ctx: Context, folder: MachineFolder) -> None:
     """Take back what a start did for a machine whose id only the index still knows."""
     for entry in indexed():
-        if entry.project == ctx.project.root and entry.name == folder.name:
+        if entry.project == ctx.project.home and entry.name == folder.name:
             undo(ctx, folder.name, entry.id)
             runtime_folder(entry.id).remove()
             forget(entry.id)

@@ -86,12 +86,14 @@ class UpOptions:
         wanted: which provisioning steps are to run.
         attach: connects to the console; called before the guest prints anything.
         cold: boot a new machine, even if there is a template that fits.
+        mortal: QEMU ends with this process, however that ends.
     """
 
     trust_accelerator: bool = False
     wanted: Wanted = field(default_factory=Wanted)
     attach: Attach | None = None
     cold: bool = False
+    mortal: bool = False
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
@@ -225,9 +227,9 @@ class _Up:
 
     def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:
         """Note where a machine is now whose project was moved while it ran."""
-        if state.project == str(self.ctx.project.root):
+        if state.project == str(self.ctx.project.home):
             return state
-        state = replace(state, project=str(self.ctx.project.root))
+        state = replace(state, project=str(self.ctx.project.home))
         write_state(self.folder, state)
         remember(state, self.ctx.project)
         ssh.link_files(SshFolder(self.folder.ssh), runtime)
@@ -373,7 +375,7 @@ class _Up:
         rotate_file(self.folder.log("serial"))
         for stream in ("qemu", "qup"):
             rotate_file(self.folder.log(stream), over=OWN_LOG_LIMIT)
-        template = origin.template
+        template, mortal = origin.template, self.options.mortal
         title = f"restoring template {template.id}" if template else "starting QEMU"
         with self.ctx.phase(self.name, "launch", title) as phase:
             for action in plan.actions:
@@ -387,9 +389,12 @@ class _Up:
                 firmware=firmware and firmware.code,
             )
             if template:
-                engine = restore(self.ctx, plan, layout, self.folder, runtime, template)
+                engine = restore(
+                    self.ctx, plan, layout, self.folder, runtime, template, mortal=mortal
+                )
             else:
-                engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
+                cwd = self.ctx.project.root
+                engine = start(plan, layout, self.folder, runtime, cwd, mortal=mortal)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
             if origin.reason:
                 phase.result += f"; cold boot: {origin.reason}"

@@ -167,6 +167,8 @@ def restore(
     folder: MachineFolder,
     runtime: RuntimeFolder,
     template: Template,
+    *,
+    mortal: bool = False,
 ) -> Engine:
     """Start a QEMU that goes on where a template's left off; its guest is still stopped.
 
@@ -190,7 +192,7 @@ def restore(
             second_lease=True,
             inherit=(handle,),
         )
-        engine = start(plan, layout, folder, runtime, ctx.project.root)
+        engine = start(plan, layout, folder, runtime, ctx.project.root, mortal=mortal)
     finally:
         os.close(handle)
     ctx.watch.lap("launch")
