@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qup.drives import plan_disks
+from qup.errors import ConfigError
 from qup.model.box import BoxSpec
-from qup.model.config import MachineConfig, NetworkUse
+from qup.model.cloud_config import add_script, write_cloud_config
+from qup.model.config import MachineConfig, MachineSettings, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
 from qup.model.network import SSH_MODE, Forward, NicPlan, NicRequest, make_mac
@@ -28,6 +30,8 @@ from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
 
 AUTO = "auto"
+SCRIPT_PATH = "/var/lib/qup/user-data"
+"""Where a guest keeps the script of its user data."""
 UPGRADES = "upgrade"
 """Instead of an obstacle: ``qup upgrade`` applies it."""
 FIRST_BOOT = "the guest reads it at its first boot only"
@@ -94,7 +98,7 @@ def plan_machine(
         instance_id=identity.uuid,
         hostname=config.hostname,
         user=settings.ssh.user or facts.box.user,
-        user_data=facts.user_data if settings.userdata else settings.user_data,
+        user_data=_user_data(settings, facts),
         nics=tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics),
         seeder=choose_seeder(config, facts.box),
     )
@@ -150,6 +154,26 @@ def _plan_display(value: str) -> DisplayPlan | None:
 def choose_seeder(config: MachineConfig, box: BoxSpec) -> str:
     """The guest seeder's name: the one that was asked for, or the box's."""
     return config.settings.seeder or box.seeder or NOBODY
+
+
+def _user_data(settings: MachineSettings, facts: Facts) -> str | None:
+    """What the user wants at the first boot: the script or cloud-config, the table, or both.
+
+    Raises:
+        ConfigError: both are cloud-configs.
+    """
+    text = facts.user_data if settings.userdata else settings.user_data
+    table = settings.cloud_init
+    if not table:
+        return text
+    if text is None:
+        return write_cloud_config(table)
+    if not text.startswith("#!"):
+        raise ConfigError(
+            "there are two cloud-configs: [machine.cloud-init] and the user data",
+            hint="write all of it into one of them; the user data may be a script beside the table",
+        )
+    return write_cloud_config(add_script(table, text, SCRIPT_PATH))
 
 
 def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from qup.model import units
+from qup.model.cloud_config import check_cloud_config
 from qup.model.display import AUTO, NONE, parse_display
 from qup.model.network import Seat
 from qup.model.reference import FORMATS, reference_of
@@ -125,6 +127,16 @@ def _box(value: object) -> object:
     return reference_of(value) if isinstance(value, dict) else value
 
 
+def _cloud_init(table: dict[str, Any]) -> dict[str, Any]:
+    check_cloud_config(table)
+    return table
+
+
+CloudInit = Annotated[
+    dict[str, Any],
+    AfterValidator(_cloud_init),
+    WithJsonSchema({"type": "object", "additionalProperties": True}),
+]
 BoxName = Annotated[
     str,
     Field(max_length=4096),
@@ -351,6 +363,9 @@ class MachineSettings(Settings):
     )
     userdata: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
         default=None, description=summarize("userdata")
+    )
+    cloud_init: CloudInit | None = Field(
+        default=None, description="A cloud-config for the guest's first boot, as a table."
     )
     seeder: QemuWord | None = Field(default=None, description=summarize("seeder"))
     ssh: SshSettings = Field(

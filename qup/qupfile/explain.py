@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 SYNONYMS = {
     "accel": "qemu.accelerator",
     "base": "box",
-    "cloud-init": "user-data",
     "core": "cpus",
     "cores": "cpus",
     "cpu": "cpus",
