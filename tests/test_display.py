@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +16,7 @@ from qup.model.display import (
     explain_exposure,
     parse_display,
 )
-from qup.qupfile import QupfileErrors, load, parse, untrusted
+from qup.qupfile import QupfileErrors, Untrusted, load, parse, untrusted
 from tests.qupfile_registry import FakeRegistry
 
 
@@ -198,18 +201,22 @@ def test_two_machines_at_one_place() -> None:
         read(text.format("a", one) + text.format("b", other))
 
 
+def find_risks(config: Any) -> list[Untrusted]:
+    return untrusted(config, {}, Path("/project"))
+
+
 def test_a_guest_gets_the_terminal_of_those_who_said_so() -> None:
-    (item,) = untrusted(read("[machine.qemu]\nnographic = true"))  # type: ignore[arg-type]
+    (item,) = find_risks(read("[machine.qemu]\nnographic = true"))
     assert item.key == "qemu.nographic"
     own_word = read("[machine.qemu]", environment={"QUP_NOGRAPHIC": "1"})
-    assert untrusted(own_word) == []  # type: ignore[arg-type]
-    assert untrusted(read("[machine.qemu]\nnographic = false")) == []  # type: ignore[arg-type]
+    assert find_risks(own_word) == []
+    assert find_risks(read("[machine.qemu]\nnographic = false")) == []
 
 
 def test_trust() -> None:
     config = read('[machine.qemu]\ndisplay = "vnc=0.0.0.0:0"')
-    (item,) = untrusted(config)  # type: ignore[arg-type]
+    (item,) = find_risks(config)
     assert item.key == "qemu.display"
     assert "other computers" in item.description
     own_word = read("[machine.qemu]", environment={"QUP_DISPLAY": "vnc=0.0.0.0:0"})
-    assert untrusted(own_word) == []  # type: ignore[arg-type]
+    assert find_risks(own_word) == []
