@@ -62,6 +62,7 @@ COMMANDS = {
     "kill": Entry("stop", "kill"),
     "reload": Entry("up", "reload"),
     "restart": Entry("up", "reload", hidden=True),
+    "reset": Entry("up", "reset"),
     "upgrade": Entry("upgrade", "upgrade"),
     "run": Entry("run", "run"),
     "provision": Entry("up", "provision"),

@@ -1,4 +1,4 @@
-"""``qup up`` and ``qup reload``."""
+"""``qup up``, ``reload``, ``reset`` and ``provision``."""
 
 from __future__ import annotations
 
@@ -128,6 +128,43 @@ def reload(
 
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
         work.do(chosen, act)
+
+
+@with_settings
+def reset(
+    ctx: typer.Context,
+    names: Names = None,
+    cold: Cold = False,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    *,
+    overrides: Overrides,
+) -> None:
+    """Bring machines back to where they were after their first `up`, running or not.
+
+    Everything that was written to their disks since is lost. They get a new disk, are restored
+    from their template if they can have one, and all provisioning steps run. Names, keys, ids
+    and addresses stay. This is what a test suite does between two tests.
+
+    Examples: `qup reset`, `qup reset web`
+    """
+    from qup.runner.up import reset as run_reset
+    from qup.ui import open_interface
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = checked_config(context, overrides)
+        options = replace(make_options(config, False, False, None), cold=cold)
+        roster = roster_of(config)
+        chosen = roster.choose(names or [], default="autostart")
+        for_each(
+            context,
+            chosen,
+            lambda name: run_reset(context, config.machines[name], options),
+            jobs=jobs,
+            after=roster.after,
+        )
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,16 @@ def prepare(
     return replace(state, user=plan.seed.user, project=str(ctx.project.home), box_digest=box.digest)
 
 
+def discard_disks(folder: MachineFolder) -> None:
+    """Forget what a machine's guest has written, and that it ever ran; its keys stay.
+
+    The state goes first: without it the rest counts as never made.
+    """
+    folder.state.unlink(missing_ok=True)
+    for path in (folder.disk, folder.firmware_vars, *folder.disks.glob("*.qcow2")):
+        path.unlink(missing_ok=True)
+
+
 def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:
     """Make sure that the guest can be told what the Qupfile wants it to be told.
 

@@ -45,7 +45,7 @@ from qup.runner.forwards import (
     write_kept,
 )
 from qup.runner.layout import layout_for
-from qup.runner.materials import check_disk, find_own, now, prepare, require_box
+from qup.runner.materials import check_disk, discard_disks, find_own, now, prepare, require_box
 from qup.runner.observe import BROKEN, CRASHED, Observation, observe, require_alive
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
@@ -87,6 +87,7 @@ class UpOptions:
         attach: connects to the console; called before the guest prints anything.
         cold: boot a new machine, even if there is a template that fits.
         mortal: QEMU ends with this process, however that ends.
+        anew: begin with a new disk, as at the first start; the machine stays who it is.
     """
 
     trust_accelerator: bool = False
@@ -94,6 +95,7 @@ class UpOptions:
     attach: Attach | None = None
     cold: bool = False
     mortal: bool = False
+    anew: bool = False
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
@@ -128,6 +130,32 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
+
+
+def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
+    """Bring a machine back to where it was after its first ``up``: a new disk, restored from its
+    template if there is one, and all provisioning steps. It keeps its id, keys and addresses.
+
+    Raises:
+        MachineError: it was never up.
+        QupError: see :func:`up`. What could be known beforehand leaves the machine as it is.
+    """
+    began = time.monotonic()
+    folder = ctx.project.machine(config.name)
+    with ctx.lock(folder):
+        state = read_state(folder)
+        if state is None or is_copy(state, folder):
+            raise MachineError(
+                f"machine {config.name} was never up here: there is nothing to go back to",
+                hint=f"'qup up {config.name}' starts it",
+                machine=config.name,
+            )
+        work = _Up(ctx, config, replace(options, anew=True), folder)
+        work.check()
+        stop_locked(ctx, folder, observe(folder), force=True, timeout=0.0)
+        work.start(observe(folder))
+        data = observe(folder, thorough=False).to_dict()
+        ctx.emit(Finished(config.name, "reset", True, time.monotonic() - began, data))
 
 
 def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
@@ -262,6 +290,9 @@ class _Up:
         if old is not None:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
+        if self.options.anew and old is not None:
+            discard_disks(self.folder)
+            old = None
         watch.lap("preflight")
         with watch.around("template"):
             origin = choose_origin(

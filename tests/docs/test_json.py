@@ -20,6 +20,7 @@ VERBS = {
     "qup down",
     "qup kill",
     "qup reload",
+    "qup reset",
     "qup provision",
     "qup destroy",
     "qup box build",

@@ -153,6 +153,30 @@ def test_a_boot_that_is_asked_for(lab: Lab) -> None:
     lab("destroy", "-y", "d").ok()
 
 
+def test_reset_brings_a_machine_back_as_it_was(lab: Lab) -> None:
+    refused = lab("reset", "d")
+    assert refused.code == 9
+    assert "never up" in refused.stderr
+    lab("up", "d").ok()
+    before, known_hosts = who(lab, "d"), (lab.machine("d") / "ssh" / "known_hosts").read_bytes()
+    lab.sh("echo dirt >dirt; sudo rm /etc/hostname; sync", "d")
+    for running in (True, False):
+        if not running:
+            lab("kill", "d").ok()
+        done = lab("reset", "d").ok()
+        assert "restoring template" in done.stderr
+        after = who(lab, "d")
+        same = ("hostname", "mac", "host-key", "instance")
+        assert {field: after[field] for field in same} == {field: before[field] for field in same}
+        assert after["random"] != before["random"]
+        assert (lab.machine("d") / "ssh" / "known_hosts").read_bytes() == known_hosts
+        assert lab("ssh", "d", "--", "test -e dirt").code == 1
+    # What can't work is said before anything is lost.
+    assert lab("reset", "d", "--memory", "3T").code == 5
+    assert lab.status("d") == "running"
+    lab("destroy", "-y", "d").ok()
+
+
 def spoil(path: Path) -> None:
     """Change a file's content, and nothing else about it."""
     before = path.stat()
