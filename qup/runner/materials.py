@@ -62,7 +62,7 @@ def fetch_box(
         ctx.phase(machine, "box", f"getting box {shown(spec)}") as phase,
         lock(
             ctx.boxes.fetch_lock(spec),
-            what=f"the cache of boxes, for {shown(spec)},",
+            what=f"the cache of boxes (for {shown(spec)})",
             timeout=FETCH_TIMEOUT,
             on_wait=partial(ctx.tell, machine),
         ),

@@ -156,6 +156,7 @@ def test_the_source_is_left_alone(raw: Path) -> None:
         (b"\x1f\x8b" + os.urandom(1000), "damaged"),
         (gzip.compress(gzip.compress(gzip.compress(gzip.compress(b"x")))), "3 times"),
     ],
+    ids=range(13),  # what is compressed isn't the same twice, and names of tests must be
 )
 def test_what_is_no_image(tmp_path: Path, data: bytes, word: str) -> None:
     source = tmp_path / "image.img"
