@@ -226,7 +226,9 @@ def test_two_at_once_make_one(cache: Path) -> None:
         assert one.sh("cat /etc/machine-id") != two.sh("cat /etc/machine-id")
 
 
-@pytest.mark.parametrize("moment", ["booting a template", "saving the template", "becoming"])
+@pytest.mark.parametrize(
+    "moment", ["booting a template", "saving the template", "restoring template", "becoming"]
+)
 def test_killed_at_any_moment(cache: Path, moment: str) -> None:
     text = SMALL.replace("192M", "208M")
     with open_lab(cache, text) as lab:

@@ -1,0 +1,95 @@
+"""Which templates go to make room, and which stay."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from qup.errors import ConfigError, StateError, TemplateError
+from qup.model.state import State
+from qup.paths import Project, templates_root
+from qup.runner import warm
+from qup.runner.context import Context
+from qup.store import create_folders, remember, write_state
+from qup.templates.cache import DISK, RAM, STATE, Template
+
+MIB = 1 << 20
+OLD = time.time() - 7 * 24 * 3600
+
+
+@pytest.fixture
+def ctx(tmp_path: Path) -> Context:
+    (tmp_path / "Qupfile").write_text("")
+    return Context(Project(tmp_path))
+
+
+def make(ctx: Context, number: int, used: float) -> Template:
+    """A template of 1 MiB that was used last at that time."""
+    key = f"{number:032x}"
+    folder = ctx.templates.making_folder(key) / "web"
+    folder.mkdir(parents=True)
+    (folder / RAM).write_bytes(os.urandom(MIB))
+    (folder / STATE).write_bytes(b"state")
+    (folder / DISK).write_bytes(b"disk")
+    made = ctx.templates.publish(
+        folder, Template(f"{number:012x}", key, {}, "tiny", "d" * 64, {}, boot_id="b")
+    )
+    ctx.templates.making_folder(key).rmdir()
+    os.utime(ctx.templates.folder(made.id) / "used", (used, used))
+    return made
+
+
+def use(ctx: Context, template: Template, name: str) -> None:
+    """Let a machine's disk be based on a template."""
+    state = State("0123456789ab", "u", name, str(ctx.project.root), "", "tiny", "d" * 64, "qup")
+    state = State(**{**vars(state), "template": template.id})
+    write_state(create_folders(ctx.project, name), state)
+    remember(state, ctx.project)
+
+
+def test_the_least_recently_used_go_first(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    older, old, new = (make(ctx, number, OLD + number) for number in (1, 2, 3))
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "3M")
+    warm.make_room(ctx, keep=new.id)
+    assert {item.id for item in ctx.templates.templates()} == {old.id, new.id}
+    assert older.id not in os.listdir(templates_root())
+
+
+def test_what_is_needed_or_was_just_used_stays(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed, recent, kept = make(ctx, 1, OLD), make(ctx, 2, time.time()), make(ctx, 3, OLD)
+    use(ctx, needed, "web")
+    assert [line.rpartition(": ")[2] for line in warm.find_users(needed)] == ["web"]
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "1M")
+    warm.make_room(ctx, keep=kept.id)
+    left = {item.id for item in ctx.templates.templates()}
+    assert left == {needed.id, recent.id, kept.id}
+
+
+def test_the_quota(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert warm.read_quota() == warm.QUOTA
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "0")
+    assert warm.read_quota() == 0
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "much")
+    with pytest.raises(ConfigError, match="QUP_TEMPLATES_QUOTA"):
+        warm.read_quota()
+
+
+def test_a_machine_whose_template_is_gone_is_told_of(ctx: Context) -> None:
+    template = make(ctx, 1, OLD)
+    use(ctx, template, "web")
+    ctx.templates.remove(template)
+    state = State("0123456789ab", "u", "web", "/p", "", "tiny", "d" * 64, "qup", template.id)
+    with pytest.raises(StateError, match="gone") as caught:
+        warm.find_base(ctx, None, state)  # type: ignore[arg-type]  the box doesn't matter
+    assert "qup destroy" in str(caught.value.hint)
+
+
+def test_a_prepared_state_names_no_path(ctx: Context) -> None:
+    state = State("0123456789ab", "u", "web", "/p", "", "tiny", "d" * 64, "qup", "../../../etc")
+    with pytest.raises(TemplateError):
+        warm.find_base(ctx, None, state)  # type: ignore[arg-type]
