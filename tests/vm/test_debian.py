@@ -26,6 +26,9 @@ user-data = '''
 #!/bin/sh
 echo "first boot of $(hostname)" >>/etc/first-boot
 '''
+[machine.cloud-init]
+timezone = "Europe/Berlin"
+runcmd = ["echo before the script >>/etc/first-boot"]
 """
 
 
@@ -54,7 +57,8 @@ def test_first_boot(lab: Lab) -> None:
     said = lab.sh("hostname; id -un; groups; cat /etc/first-boot").splitlines()
     assert said[:2] == ["worker", "debian"]
     assert "sudo" in said[2].split()
-    assert said[3:] == ["first boot of worker"]
+    assert said[3:] == ["before the script", "first boot of worker"]
+    assert lab.sh("readlink /etc/localtime").endswith("/Europe/Berlin\n")
     assert lab.sh("sudo id -un; systemctl list-units --failed --no-legend") == "root\n"
     assert len(lab.sh("cat /etc/machine-id").strip()) == 32
     assert lab.sh("sudo systemctl is-enabled apt-daily.timer || true") == "masked\n"
@@ -78,7 +82,7 @@ def test_power_cut(lab: Lab) -> None:
     assert lab.status() in ("crashed", "stopped")
     lab.write(QUPFILE.format(disk="4G"))
     lab("up", timeout=400).ok()
-    assert lab.sh("cat /etc/kept /etc/first-boot") == "kept\nfirst boot of worker\n"
+    assert lab.sh("cat /etc/kept; wc -l </etc/first-boot") == "kept\n2\n"
     assert lab.sh("cat /etc/machine-id") == machine_id
     assert int(lab.sh("df -k --output=size / | tail -1")) > 3_900_000
 
