@@ -148,6 +148,14 @@ def test_the_overlay_belongs_to_root_and_names_the_sources() -> None:
         ("E: unable to pick chroot mode automatically", "chroot mode", "uidmap"),
         ("E: newuidmap 1 failed: 256", "newuidmap", "uidmap"),
         ("dpkg: error processing package x\nE: command failed: set -eu unshare", "package x", "|"),
+        (
+            (
+                "exec: 12: cannot create /x/etc/motd: Permission denied\n"
+                "E: setup failed: E: command failed: set -eu\nE: mmdebstrap failed to run"
+            ),
+            "cannot create /x/etc/motd",
+            "last lines",
+        ),
         ("", "exit code 25", "last lines"),
     ],
 )

@@ -8,7 +8,8 @@ root=$1
 
 # Every machine makes or is given its own.
 rm -f "$root"/etc/ssh/ssh_host_*_key* "$root"/var/lib/systemd/random-seed
-rm -f "$root"/var/lib/dbus/machine-id "$root"/etc/hostname
+# Removed before they are written: without root, what may not be written to may not.
+rm -f "$root"/var/lib/dbus/machine-id "$root"/etc/hostname "$root/etc/machine-id" "$root/etc/motd"
 : >"$root/etc/machine-id"
 
 chroot "$root" useradd --create-home --shell /bin/bash --comment Debian \

@@ -98,6 +98,10 @@ TIMEOUT = 3600.0
 """Seconds for the whole of mmdebstrap: a slow mirror on a slow computer."""
 
 _WORDS = re.compile(r"^I: (.*?)(\.\.\.)?$")
+_FAILURES = ("E:", "Err:", "dpkg: error")
+_ECHOES = ("E: setup failed", "E: command failed", "E: mmdebstrap failed to run")
+"""What mmdebstrap says when something has said more before."""
+_SHELL = re.compile(r"(?:exec|sh|mke2fs|tar|mount|chroot)(?:: \d+)?: ")
 _TOLD = ("running apt-get update", "downloading", "extracting", "installing", "running")
 
 
@@ -246,9 +250,10 @@ def _tell(line: str, report: Report) -> None:
 def explain_failure(result: Result, workplace: Path) -> RecipeError:
     """Why mmdebstrap failed, from its words."""
     said = result.stdout
-    lines = [line for line in said.splitlines() if line.startswith(("E:", "Err:", "dpkg: error"))]
-    lines = [line for line in lines if not line.startswith("E: command failed")] or lines
-    reason = next((line for line in lines if "setup failed" not in line), said[-300:].strip())
+    lines = [line for line in said.splitlines() if line.startswith(_FAILURES)]
+    telling = [line for line in lines if not line.startswith(_ECHOES)]
+    shell = [line for line in said.splitlines() if _SHELL.match(line)]
+    reason = next(iter([*telling, *shell]), said[-300:].strip())
     reason = reason.removeprefix("E:").strip() or result.outcome
     hint = "its last lines: " + " | ".join(said.splitlines()[-3:])
     if "No space left on device" in said:
