@@ -34,9 +34,10 @@ done
 [ "$place" ] || fail 'no place to start a program from'
 [ -c "$port" ] || fail "there is no $port"
 stty -F "$port" raw -echo clocal || fail "$port can't be used"
+# It stays open from here on: what arrives at a port that nobody has open is lost.
+exec 4<>"$port"
 wait_for_first_boot
 sync
 # What is sourced removes the folder; without it, the guest stays as it is.
-setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" \
-    <"$port" >"$port" 2>&1 &
+setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" <&4 >&4 2>&1 4>&- &
 echo 'qup: waiting'

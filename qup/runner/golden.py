@@ -18,7 +18,12 @@ from qup.errors import GuestError, HostError, MachineError
 from qup.files import explain_os_error, rotate_file
 from qup.guest import identity, ssh
 from qup.guest.discovery import Place
-from qup.guest.identity import Persona, make_waiting_script
+from qup.guest.identity import (
+    IdentityFailure,
+    IdentityPort,
+    Persona,
+    make_waiting_script,
+)
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
 from qup.model.box import Box
@@ -45,6 +50,7 @@ from qup.templates.key import describe_visible
 
 HOSTNAME = "qup-template"
 SAVE_TIMEOUT = 60.0
+WAIT_TIMEOUT = 30.0
 QUIT_TIMEOUT = 20.0
 SPARE = 512 * MIB
 """Bytes that must stay free on the cache's file system: a full one kills the golden QEMU."""
@@ -224,6 +230,11 @@ class _Making:
             said = (done.stdout.strip() or done.stderr.strip()).splitlines()
             reason = clean_line(said[-1]) if said else done.outcome
             raise NoTemplate(f"the guest can't be made to wait: {reason}")
+        try:
+            with IdentityPort(self.runtime.identity, self.name) as port:
+                port.refresh(WAIT_TIMEOUT)  # it waits for the next one now, and is proved to
+        except IdentityFailure as exc:
+            raise NoTemplate(f"the guest does not wait: {exc.message}") from exc
         user_key, _ = ensure_keys(keys, self.name)
         return Persona.of(self.golden, user_key)
 
