@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from benchmarks.cases import GROUPS, ONE, Outcome
+from benchmarks.cases import ONE
+from benchmarks.groups import GROUPS
 from benchmarks.measure import BenchmarkError
+from benchmarks.outcome import Outcome
 from benchmarks.report import RESULTS, Surroundings, as_json, complain, markdown, table
 from benchmarks.workshop import Workshop
 
@@ -53,12 +55,12 @@ def _measure(options: argparse.Namespace) -> tuple[list[Outcome], Surroundings]:
         complain(f"getting ready (box, accelerator {accelerator}) ...")
         workshop.call(project, "up")
         workshop.call(project, "destroy", "-y")
-        for name, (measure, usual, quick) in GROUPS.items():
-            if options.only and name not in options.only:
+        for name, group in GROUPS.items():
+            if name not in options.only if options.only else group.heavy and not options.debian:
                 continue
-            rounds = options.runs or (quick if options.quick else usual)
+            rounds = options.runs or (group.quick if options.quick else group.usual)
             complain(f"measuring: {name}, {rounds} rounds ...")
-            outcomes.append(measure(workshop, rounds))
+            outcomes.append(group.measure(workshop, rounds))
         return outcomes, Surroundings.look(accelerator)
 
 
@@ -69,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", choices=list(GROUPS), metavar="NAME",
         help=f"one group: {', '.join(GROUPS)}; can be given more than once",
     )  # fmt: skip
+    parser.add_argument(
+        "--debian",
+        action="store_true",
+        help="also what boots Debian: a box of minutes, boots of one",
+    )
     parser.add_argument("--quick", action="store_true", help="few rounds, to see that it works")
     parser.add_argument("--json", action="store_true", help="print JSON with every sample")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}, too")

@@ -31,7 +31,7 @@ KEPT = 1.0
 """Seconds that the oldest connection is kept: a busy sshd may need longer than the newer ones
 are given."""
 
-PATIENCE = 120.0
+PATIENCE = 170.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class BareMachine:
         self._name = str(seen["name"])
         self._argv, sockets = self._command_line(project)
         config = (folder / "ssh" / "config").read_text()
+        self._control = sockets / "qmp"
         workshop.call(project, "down", "--force")
         self._home = project / "bare"
         self._home.mkdir()
@@ -84,29 +85,41 @@ class BareMachine:
         Raises:
             BenchmarkError: it never did.
         """
-        self._disk.unlink()
-        backing = ["-F", self._backing["backing-filename-format"]]
-        backing += ["-b", self._backing["backing-filename"]]
-        size = str(self._backing["virtual-size"])
-        _qemu_img("create", "-q", "-f", "qcow2", *backing, str(self._disk), size)
-        port = _free_port()
-        config = self._home / "config"
-        config.write_text(re.sub(r"(?m)^  Port .*$", f"  Port {port}", self._config))
-        forward = f",hostfwd=tcp:127.0.0.1:{port}-:22"
-        argv = [word + forward if word.startswith("user,") else word for word in self._argv]
-        login = ["ssh", "-F", str(config), "-o", "ControlPath=none", self._name, "true"]
+        self._make_disk(Path(self._backing["backing-filename"]))
+        port = free_port()
+        argv = self._forwarding(self._argv, port)
         began = time.perf_counter()
         process = self._workshop.start(argv, self._home, self._home / "qemu.log")
         try:
-            self._wait_for_banner(process, port, began)
-            banner = time.perf_counter() - began
-            while not self._log_in(login):
-                self._check(process, began)
-                time.sleep(TICK)
-            done = time.perf_counter() - began
-            return Start(banner, done, peak_memory(process.pid))
+            return self._follow(process, port, began)
         finally:
             end(process)
+
+    def _make_disk(self, base: Path) -> None:
+        """A new overlay in the machine's place."""
+        self._disk.unlink(missing_ok=True)
+        size = str(self._backing["virtual-size"])
+        backing = ["-F", "qcow2", "-b", str(base)]
+        _qemu_img("create", "-q", "-f", "qcow2", *backing, str(self._disk), size)
+
+    def _forwarding(self, argv: list[str], port: int) -> list[str]:
+        """A command line with a forward to ssh, and ssh's configuration for it."""
+        config = re.sub(r"(?m)^  Port .*$", f"  Port {port}", self._config)
+        (self._home / "config").write_text(config)
+        forward = f",hostfwd=tcp:127.0.0.1:{port}-:22"
+        return [word + forward if word.startswith("user,") else word for word in argv]
+
+    def _follow(self, process: subprocess.Popen[bytes], port: int, began: float) -> Start:
+        """Wait until the guest lets us in."""
+        config = str(self._home / "config")
+        login = ["ssh", "-F", config, "-o", "ControlPath=none", self._name, "true"]
+        self._wait_for_banner(process, port, began)
+        banner = time.perf_counter() - began
+        while not self._log_in(login):
+            self._check(process, began)
+            time.sleep(TICK)
+        done = time.perf_counter() - began
+        return Start(banner, done, peak_memory(process.pid))
 
     def _log_in(self, words: list[str]) -> bool:
         with (self._home / "ssh.log").open("ab") as said:
@@ -178,7 +191,8 @@ class _Prober:
         self._selector.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -3,68 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import statistics
 import sys
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.bare import BareMachine, as_samples
-from benchmarks.measure import (
-    BenchmarkError,
-    Sample,
-    Series,
-    attempt,
-    interleave,
-    ratio,
-    run,
-)
+from benchmarks.measure import BenchmarkError, Sample, Series, attempt, interleave, run
+from benchmarks.outcome import Aim, Outcome, Phases, Row
 from benchmarks.workshop import Workshop, peak_memory
 
 ONE = '[machine]\nbox = "tiny"\nmemory = "256M"\n'
 MANY = 10
 IMPORT_TYPER = "python -c 'import typer'"
 VAGRANT = "vagrant status"
-_PHASE = re.compile(r"\] (\w+) ended after ([0-9.]+) s")
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What a ratio should be at most, or must stay below."""
-
-    limit: float
-    strictly: bool = False
-
-    def __str__(self) -> str:
-        return f"{'<' if self.strictly else '≤'} {self.limit:.2f}"
-
-    def is_met(self, ratio: float) -> bool:
-        return ratio < self.limit if self.strictly else ratio <= self.limit
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the results: a series, alone or by another one of the same rounds."""
-
-    series: Series
-    against: Series | None = None
-    aim: Aim | None = None
-
-    @property
-    def ratio(self) -> float | None:
-        return ratio(self.series, self.against) if self.against else None
-
-
-@dataclass
-class Outcome:
-    """What a group of measurements found."""
-
-    title: str
-    rows: list[Row] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def measure_commands(workshop: Workshop, rounds: int) -> Outcome:
@@ -96,7 +50,7 @@ def measure_commands(workshop: Workshop, rounds: int) -> Outcome:
         outcome.rows.append(Row(series, against, Aim(1.5) if is_status else None))
         if is_status and VAGRANT in found:
             outcome.rows.append(Row(series, found[VAGRANT], Aim(0.2)))
-    outcome.notes.append(_tell_peak(found))
+    outcome.notes.append(tell_peak(found))
     workshop.call(running, "destroy", "-y")
     return outcome
 
@@ -126,14 +80,14 @@ def measure_ssh(workshop: Workshop, rounds: int) -> Outcome:
 def measure_start(workshop: Workshop, rounds: int) -> Outcome:
     """A machine's life, and the same QEMU started by hand."""
     base = workshop.project("bare", ONE)
-    workshop.call(base, "up")  # fetches the box, learns about the host
+    workshop.call(base, "up", "--cold")  # fetches the box, learns about the host
     bare = BareMachine(workshop, base)
     life = _Life(workshop, workshop.project("cold", ONE))
     banner, login = Series("bare QEMU until the banner"), Series("bare QEMU until ssh true")
     for number in range(rounds):
         if number % 2:
             life.live()
-        _start_bare(bare, banner, login)
+        start_bare(bare, banner, login)
         if not number % 2:
             life.live()
     up = life.steps["up"]
@@ -144,16 +98,8 @@ def measure_start(workshop: Workshop, rounds: int) -> Outcome:
         Row(banner),
         *(Row(life.steps[verb]) for verb in ("up again", "down", "destroy")),
     ]
-    notes = [life.tell_phases(), _tell_peak(life.steps), life.tell_memory(login)]
+    notes = [life.phases.tell("qup up"), tell_peak(life.steps), life.tell_memory(login)]
     return Outcome("Starting a machine", rows, notes)
-
-
-GROUPS: Mapping[str, tuple[Callable[[Workshop, int], Outcome], int, int]] = {
-    "commands": (measure_commands, 21, 5),
-    "ssh": (measure_ssh, 21, 5),
-    "start": (measure_start, 9, 2),
-}
-"""Each group with its rounds, usual and quick."""
 
 
 class _Life:
@@ -163,9 +109,9 @@ class _Life:
         self._workshop = workshop
         self._project = project
         self._qemu: list[int] = []
-        self._phases: dict[str, list[float]] = {}
+        self.phases = Phases()
         names = {
-            "up": "qup up, a new machine",
+            "up": "qup up --cold, a new machine",
             "up again": "qup up, when it is up",
             "down": "qup down",
             "destroy": "qup destroy -y, stopped",
@@ -183,22 +129,13 @@ class _Life:
             attempt(self.steps["destroy"], lambda: call(project, "destroy", "-y"))
 
     def _start(self) -> Sample:
-        sample = self._workshop.call(self._project, "up")
+        sample = self._workshop.call(self._project, "up", "--cold")
         seen = self._workshop.ask(self._project, "inspect")
-        phases = _PHASE.findall((Path(seen["logs"]) / "qup.log").read_text())
-        if "box" in dict(phases):
+        if " box ended after" in (Path(seen["logs"]) / "qup.log").read_text():
             raise BenchmarkError("a box was fetched: it has changed since the beginning")
         self._qemu.append(peak_memory(int(seen["pid"])))
-        total = sample.seconds
-        for name, seconds in phases:
-            self._phases.setdefault(name, []).append(float(seconds))
-            total -= float(seconds)
-        self._phases.setdefault("everything else", []).append(total)
+        self.phases.note(seen, sample)
         return sample
-
-    def tell_phases(self) -> str:
-        parts = [f"{name} {_ms(statistics.median(each))}" for name, each in self._phases.items()]
-        return "Where the time of qup up goes (medians): " + ", ".join(parts) + "."
 
     def tell_memory(self, bare: Series) -> str:
         mine = int(statistics.median(self._qemu)) if self._qemu else 0
@@ -210,7 +147,8 @@ class _Life:
         )
 
 
-def _start_bare(bare: BareMachine, banner: Series, login: Series) -> None:
+def start_bare(bare: BareMachine, banner: Series, login: Series) -> None:
+    """Start it once, and note both ends, or that it failed."""
     try:
         first, second = as_samples(bare.start())
     except BenchmarkError as exc:
@@ -222,17 +160,13 @@ def _start_bare(bare: BareMachine, banner: Series, login: Series) -> None:
     login.add(second)
 
 
-def _tell_peak(found: Mapping[str, Series]) -> str:
+def tell_peak(found: Mapping[str, Series]) -> str:
     parts = [f"{item.name} {_mib(item.peak)}" for item in found.values() if item.peak]
     return "Peak memory of the largest process, without QEMU: " + ", ".join(parts) + "."
 
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:.0f} MiB"
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.0f} ms"
 
 
 def _python(workshop: Workshop, code: str) -> Callable[[], Sample]:

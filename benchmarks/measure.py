@@ -75,10 +75,16 @@ class Series:
             raise BenchmarkError(f"{self.name} failed {self.failures} times")
 
 
-def ratio(one: Series, other: Series) -> float | None:
-    """The median over the rounds of one's time by the other's in the same round."""
+def ratio(one: Series, other: Series, *, less: float = 0.0) -> float | None:
+    """The median over the rounds of one's time by the other's in the same round.
+
+    Args:
+        one: what is looked at.
+        other: by what.
+        less: seconds that the first is forgiven.
+    """
     pairs = zip(one.samples, other.samples, strict=False)
-    found = [a.seconds / b.seconds for a, b in pairs if a is not None and b is not None]
+    found = [(a.seconds - less) / b.seconds for a, b in pairs if a is not None and b is not None]
     return statistics.median(found) if found else None
 
 
