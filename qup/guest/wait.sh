@@ -21,6 +21,21 @@ wait_for_first_boot() {
     fi
 }
 
+# Each card shall have its lease: a restored guest's card gets the one after it. A card that
+# has no address after five seconds shall have none.
+wait_for_leases() {
+    local card tries=0
+    for card in /sys/class/net/*; do
+        card=${card##*/}
+        [ "$card" != lo ] || continue
+        until ip -4 addr show dev "$card" 2>/dev/null | grep -q inet; do
+            tries=$((tries + 1))
+            [ $tries -lt 50 ] || break
+            sleep 0.1
+        done
+    done
+}
+
 # A place that programs may be started from.
 for folder in /dev/shm /run /tmp /var/tmp /root; do
     place=$folder/.qup-template
@@ -37,6 +52,7 @@ stty -F "$port" raw -echo clocal || fail "$port can't be used"
 # It stays open from here on: what arrives at a port that nobody has open is lost.
 exec 4<>"$port"
 wait_for_first_boot
+wait_for_leases
 sync
 # What is sourced removes the folder; without it, the guest stays as it is.
 setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" <&4 >&4 2>&1 4>&- &

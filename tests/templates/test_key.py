@@ -119,6 +119,7 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
         (replace(PLAN, box=replace(PLAN.box, arch="aarch64")), "aarch64"),
         (replace(PLAN, box=replace(PLAN.box, iso=True)), "ISO"),
         (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "qcow2", 1))), "disk-a"),
+        (replace(PLAN, nics=(*PLAN.nics, *PLAN.nics)), "several"),
         (replace(PLAN, nics=(Nic("tap", "52:54:00:aa:bb:cc", NicPlan({"type": "tap"})),)), "tap"),
     ],
 )
