@@ -54,6 +54,13 @@ tar -C "$root" --exclude='vmlinuz.old' -cf "/proc/self/fd/$BOX_BOOT_FD" \
     $(cd "$root" && ls -d boot/vmlinuz-* usr/bin/busybox bin/busybox usr/lib/modules lib/modules var/lib/dpkg/status 2>/dev/null)
 rm -f "$root"/boot/* "$root"/vmlinuz* "$root"/initrd.img*
 
+# fakechroot puts its root before the target of each absolute link that is made in there; where
+# nothing is faked there are none of these.
+find "$root" -xdev -type l -lname "$root/*" | while IFS= read -r link; do
+    target=$(readlink "$link")
+    ln -sfn "${target#"$root"}" "$link"
+done
+
 # In /tmp is what tells mmdebstrap's apt that it works on this root, and not on the computer itself:
 # it steps aside for the image, and must be back in its place afterwards, however this ends.
 aside=$(mktemp -d "$root.aside.XXXXXX")
