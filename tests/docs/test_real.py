@@ -122,6 +122,6 @@ def documented_files() -> list[re.Pattern[str]]:
         if line.startswith("| `"):
             for word in re.findall(r"`([^`]+)`", line.split(" | ")[0]):
                 pattern = re.escape(section + word).replace(r"\-", "-")
-                patterns.append(re.compile(re.sub(r"\b(SOURCE-KEY|NAME|ID|DIGEST|N)\b", "[^/]+",
+                patterns.append(re.compile(re.sub(r"\b(SOURCE-KEY|KEY|NAME|ID|DIGEST|N)\b", "[^/]+",
                                                   pattern)))  # fmt: skip
     return patterns
