@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -93,6 +94,57 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o600, durable: b
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+FICLONE = 0x40049409
+"""``ioctl_ficlone(2)``"""
+BLOCK = 4 << 20
+
+
+def clone_file(source: Path, target: Path, *, durable: bool = True) -> None:
+    """Copy a file, with its holes. Where the file system can share blocks, it takes no time and
+    no space.
+
+    Args:
+        source: the file.
+        target: the new one; it must not exist.
+        durable: flush it to disk.
+
+    Raises:
+        HostError: it can't be written; nothing is left of it.
+    """
+    try:
+        with source.open("rb") as old, target.open("xb") as new:
+            os.fchmod(new.fileno(), 0o600)
+            try:
+                fcntl.ioctl(new.fileno(), FICLONE, old.fileno())
+            except OSError:
+                _copy_data(old.fileno(), new.fileno())
+            if durable:
+                os.fsync(new.fileno())
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            target.unlink()
+        raise explain_os_error("copy to", target, exc) from exc
+
+
+def _copy_data(old: int, new: int) -> None:
+    size = os.fstat(old).st_size
+    os.ftruncate(new, size)
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(old, at, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # nothing but a hole is left
+                return
+            raise
+        end = os.lseek(old, at, os.SEEK_HOLE)
+        while at < end:
+            data = os.pread(old, min(BLOCK, end - at), at)
+            if not data:
+                return
+            at += os.pwrite(new, data, at)
 
 
 def sync_folder(path: Path) -> None:

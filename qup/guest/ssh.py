@@ -28,6 +28,15 @@ CONNECT_TIMEOUT = 30
 """Seconds that a handshake may take; emulated guests are slow at cryptography."""
 
 
+_BECOME_ROOT = """
+if [ "$(id -u)" = 0 ]; then exec sh; fi
+if command -v sudo >/dev/null; then exec sudo -n sh; fi
+exec doas -n sh
+"""
+AS_ROOT = ("sh", "-c", _BECOME_ROOT)
+"""A shell of root's in the guest, for a script on its standard input."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where a guest's sshd is reached, and as whom."""

@@ -36,6 +36,8 @@ class Launch:
         restored: it was restored from a template instead of being booted.
         taps: interfaces of the host that the machine is connected to.
         login: the guest has been told qup's key, so that ssh is waited for.
+        of_template: it was restored from a snapshot of a guest that had been restored from a
+            template: its memory and its lease are named as such a guest's are.
     """
 
     boot_id: str
@@ -49,6 +51,12 @@ class Launch:
     restored: bool = False
     taps: tuple[TapLink, ...] = ()
     login: bool = True
+    of_template: bool = False
+
+    @property
+    def templated(self) -> bool:
+        """Whether the guest that runs was a template's once."""
+        return self.restored or self.of_template
 
 
 @dataclass(frozen=True)

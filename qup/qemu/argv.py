@@ -36,15 +36,15 @@ AGENT_PORT = "org.qemu.guest_agent.0"
 
 @dataclass(frozen=True)
 class Memory:
-    """A file that is the guest's memory.
+    """What the guest's memory is, where a state that is restored has a name for it.
 
     Attributes:
-        path: the file; it has the size of the memory.
+        path: a file of the size of the memory; None for memory without a file.
         share: what the guest writes goes into the file; if not, it is the guest's own.
     """
 
-    path: str
-    share: bool
+    path: str | None = None
+    share: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Layout:
         taps: for each NIC with a tap (``net0``) the number of an open descriptor that QEMU
             inherits; QEMU opens one that isn't here by its name.
         sandbox: confine QEMU by seccomp; for Linux.
-        memory: the file that is the guest's memory; None for memory without a file.
+        memory: what the guest's memory is; None for QEMU's own way.
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
         second_lease: the state's user network has given its first lease to the template's
             card. The machine's own gets the second, which shall be the same address.
@@ -185,7 +185,10 @@ def _processor(plan: Plan, layout: Layout) -> Iterator[Argument]:
 
 
 def _memory(plan: Plan, memory: Memory) -> str:
-    properties = {"id": MEMORY, "size": f"{plan.memory_mib}M", "mem-path": memory.path}
+    properties = {"id": MEMORY, "size": f"{plan.memory_mib}M"}
+    if memory.path is None:
+        return option_string("memory-backend-ram", properties)
+    properties["mem-path"] = memory.path
     share = "on" if memory.share else "off"
     return option_string("memory-backend-file", {**properties, "share": share})
 

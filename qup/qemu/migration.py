@@ -1,8 +1,9 @@
 """A guest's device state: written to a file, and read back by another QEMU.
 
-Memory that is a shared file is left out (``x-ignore-shared``): saving takes milliseconds. The
-state goes through a descriptor that QEMU is handed, because its sandbox lets it start nothing
-and because no path of ours has to be understood by it.
+Memory that is a shared file is left out (``x-ignore-shared``): saving takes milliseconds. For
+a guest whose memory is no such file, the state has all of it (``whole``). It goes through a
+descriptor that QEMU is handed, because its sandbox lets it start nothing and because no path of
+ours has to be understood by it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from qup.errors import MachineError
 from qup.files import explain_os_error
 from qup.qemu.qmp import CommandFailed, MonitorError, QmpEvent
 
+UNLIMITED = 1 << 40
+"""Bytes a second: QEMU's own limit is for networks."""
 NAME = "state"
 """What QEMU calls the descriptor."""
 COMPLETED, FAILED = "completed", "failed"
@@ -40,13 +43,14 @@ class MigrationError(MachineError):
     """A guest's state can't be written or read."""
 
 
-def save_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
-    """Stop a guest and write its state to a new file.
+def save_state(monitor: Monitor, path: Path, *, timeout: float, whole: bool = False) -> None:
+    """Stop a guest and write its state to a new file; the guest stays stopped.
 
     Args:
         monitor: QEMU's.
         path: the file; it must not exist.
         timeout: seconds that it may take.
+        whole: with all of its memory.
 
     Raises:
         HostError: the file can't be made.
@@ -56,10 +60,10 @@ def save_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as exc:
         raise explain_os_error("make", path, exc) from exc
-    _migrate(monitor, handle, ("stop", "migrate"), timeout)
+    _migrate(monitor, handle, ("stop", "migrate"), timeout, whole=whole)
 
 
-def load_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
+def load_state(monitor: Monitor, path: Path, *, timeout: float, whole: bool = False) -> None:
     """Read a guest's state into a QEMU that was started with ``-incoming defer``; the guest
     stays stopped.
 
@@ -71,16 +75,21 @@ def load_state(monitor: Monitor, path: Path, *, timeout: float) -> None:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as exc:
         raise explain_os_error("read", path, exc) from exc
-    _migrate(monitor, handle, ("migrate-incoming",), timeout)
+    _migrate(monitor, handle, ("migrate-incoming",), timeout, whole=whole)
 
 
-def _migrate(monitor: Monitor, handle: int, commands: tuple[str, ...], timeout: float) -> None:
+def _migrate(
+    monitor: Monitor, handle: int, commands: tuple[str, ...], timeout: float, *, whole: bool
+) -> None:
     deadline = time.monotonic() + timeout
     try:
         capabilities = [
-            {"capability": name, "state": True} for name in ("x-ignore-shared", "events")
+            {"capability": "x-ignore-shared", "state": not whole},
+            {"capability": "events", "state": True},
         ]
         monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
+        if whole:
+            monitor.execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
         monitor.execute("getfd", {"fdname": NAME}, fds=(handle,))
         for command in commands:
             uri = {} if command == "stop" else {"uri": f"fd:{NAME}"}

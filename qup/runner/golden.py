@@ -55,9 +55,6 @@ QUIT_TIMEOUT = 20.0
 SPARE = 512 * MIB
 """Bytes that must stay free on the cache's file system: a full one kills the golden QEMU."""
 
-_AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh; elif command -v sudo >/dev/null; then \
-exec sudo -n sh; else exec doas -n sh; fi'
-
 
 class NoTemplate(Exception):
     """A template could not be made, and the machine boots as if there were none."""
@@ -219,7 +216,7 @@ class _Making:
                 done = ssh.run_in_guest(
                     keys,
                     self.name,
-                    ["sh", "-c", _AS_ROOT],
+                    ssh.AS_ROOT,
                     input=make_waiting_script(),
                     timeout=self.golden.boot_timeout,
                 )

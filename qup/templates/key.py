@@ -63,6 +63,23 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
     }
 
 
+def describe_hardware(plan: Mapping[str, Any], emulator: Emulator) -> dict[str, Any]:
+    """What a guest goes on with that is restored as the machine it was.
+
+    Args:
+        plan: as :meth:`qup.model.plan.Plan.to_dict` gives it, or as it was stored.
+        emulator: what runs the guest.
+    """
+    data = {key: value for key, value in plan.items() if key not in (*NOT_SEEN, "seed")}
+    data["nics"] = [_describe_nic(nic) for nic in data["nics"]]
+    data["disks"] = [_without(disk, ("cache", "io")) for disk in data["disks"]]
+    template = plan.get("template")
+    data["identity_port"] = template is not None and template["obstacle"] is None
+    data |= {"qemu": emulator.qemu, "processor": emulator.processor}
+    described: dict[str, Any] = json.loads(json.dumps(data))
+    return described
+
+
 def _describe_nic(nic: Mapping[str, Any]) -> dict[str, Any]:
     plan = _without(nic["plan"], HOST_SIDE)
     plan["netdev"] = _without(plan["netdev"], ("hostname",))

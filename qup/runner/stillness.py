@@ -1,0 +1,106 @@
+"""A guest that is stopped and goes on later, as the machine it is: it has to learn what time it
+is, and must not go on with the randomness that another run of the same moment has had.
+
+It is told by its second serial port, before any network, if a process was left waiting there
+before it was stopped (as in a template); or else over ssh, as soon as that answers.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+
+from qup.errors import HostError
+from qup.guest import identity, ssh
+from qup.guest.identity import IdentityFailure, IdentityPort, make_waiting_script
+from qup.model.text import clean_line
+from qup.paths import RuntimeFolder, SshFolder
+
+WAIT_TIMEOUT = 60.0
+REFRESH_TIMEOUT = 10.0
+END_TIMEOUT = 30.0
+
+_END_OTHERS = """
+for folder in /dev/shm /run /tmp /var/tmp /root; do
+    place=$folder/.qup-template
+    [ -d "$place" ] || continue
+    for process in /proc/[0-9]*; do
+        [ ! "$process/cwd" -ef "$place" ] || kill -9 "${process#/proc/}" 2>/dev/null
+    done
+    rm -rf "$place"
+done
+"""
+"""Ends a process that was left waiting by somebody who was killed."""
+
+_GO_ON = f"""
+place=$PWD
+cd /
+rm -rf "$place"
+echo '{identity.DONE}'
+exit 0
+"""
+
+
+def make_wait(keys: SshFolder, machine: str) -> str | None:
+    """Leave a process waiting at the guest's second serial port.
+
+    Returns:
+        Why that can't be, or None if it waits.
+    """
+    script = _END_OTHERS + make_waiting_script()
+    try:
+        done = ssh.run_in_guest(keys, machine, ssh.AS_ROOT, input=script, timeout=WAIT_TIMEOUT)
+    except HostError as exc:
+        return exc.message
+    if identity.WAITING in done.stdout:
+        return None
+    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    return clean_line(said[-1]) if said else done.outcome
+
+
+def refresh_waiting(runtime: RuntimeFolder, machine: str) -> float:
+    """Tell a guest that waits the time and fresh randomness, and let the process end.
+
+    Returns:
+        The most by which its clock can differ from the host's, in seconds.
+
+    Raises:
+        IdentityFailure: it does not answer.
+    """
+    with IdentityPort(runtime.identity, machine) as port:
+        error = port.refresh(REFRESH_TIMEOUT)
+        port.run(_GO_ON, END_TIMEOUT)
+    return error
+
+
+def refresh_by_ssh(keys: SshFolder, machine: str) -> str | None:
+    """Tell a guest both over ssh.
+
+    Returns:
+        Why that can't be, or None.
+    """
+    pool = base64.b64encode(os.urandom(48)).decode()
+    script = f"echo {pool} | base64 -d >/dev/urandom\ndate -u -s @{round(time.time())} >/dev/null\n"
+    try:
+        done = ssh.run_in_guest(keys, machine, ssh.AS_ROOT, input=script, timeout=WAIT_TIMEOUT)
+    except HostError as exc:
+        return exc.message
+    return None if done.code == 0 else clean_line(done.stderr.strip()[-200:]) or done.outcome
+
+
+def refresh(
+    keys: SshFolder, runtime: RuntimeFolder, machine: str, *, waiting: bool, login: bool
+) -> str | None:
+    """Tell a guest that goes on again by whichever way there is.
+
+    Returns:
+        Why its clock may be wrong, or None.
+    """
+    if waiting:
+        try:
+            refresh_waiting(runtime, machine)
+        except IdentityFailure as exc:
+            return exc.message
+        return None
+    return refresh_by_ssh(keys, machine) if login else "there is no way into the guest"
