@@ -153,6 +153,11 @@ class MachineFolder(NamedTuple):
         return self.root / "seed"
 
     @property
+    def snapshots(self) -> Path:
+        """Its snapshots, a folder each."""
+        return self.root / "snapshots"
+
+    @property
     def ssh(self) -> Path:
         return self.root / "ssh"
 

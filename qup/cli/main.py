@@ -64,6 +64,7 @@ COMMANDS = {
     "restart": Entry("up", "reload", hidden=True),
     "reset": Entry("up", "reset"),
     "upgrade": Entry("upgrade", "upgrade"),
+    "snapshot": Entry("snapshot", "app"),
     "run": Entry("run", "run"),
     "provision": Entry("up", "provision"),
     "destroy": Entry("stop", "destroy"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from qup.runner import stop
 from qup.runner.parallel import invert
 from qup.runner.roster import read_roster
 from qup.ui import open_interface
+
+if TYPE_CHECKING:
+    from qup.runner.context import Context
 
 
 def down(
@@ -89,7 +92,7 @@ def destroy(
         chosen = roster.choose(names or [])
         existing = [name for name in chosen if context.project.machine(name).root.is_dir()]
         if existing and not yes:
-            _confirm(existing)
+            _confirm(existing, _count_snapshots(context, existing))
 
         def act(name: str) -> None:
             if not stop.destroy(context, context.project.machine(name)):
@@ -98,11 +101,20 @@ def destroy(
         for_each(context, chosen, act, jobs=jobs, after=invert(roster.after))
 
 
-def _confirm(names: list[str]) -> None:
+def _count_snapshots(context: Context, names: list[str]) -> int:
+    from qup.runner.snapshots import list_snapshots
+
+    return sum(len(list_snapshots(context.project.machine(name))) for name in names)
+
+
+def _confirm(names: list[str], snapshots: int) -> None:
     import sys
 
     if not sys.stdin.isatty():
         raise UsageError(
             "destroy removes disks and there is no terminal to ask on", hint="add -y to go ahead"
         )
-    typer.confirm(f"Remove {', '.join(names)} with all data?", abort=True, err=True)
+    data = "all data"
+    if snapshots:
+        data += f" and {snapshots} snapshot{'s' if snapshots > 1 else ''}"
+    typer.confirm(f"Remove {', '.join(names)} with {data}?", abort=True, err=True)

@@ -85,7 +85,8 @@ RUN_STATES = {
     "postmigrate": RunState(
         "saved",
         "the guest's memory has been written away, and the guest stands still",
-        "'qup kill', then 'qup up'",
+        "'qup up' lets it go on",
+        Way.CONTINUE,
     ),
     "colo": RunState(
         "colo", "QEMU replicates the guest (COLO), which qup never asks for", "'qup kill'"

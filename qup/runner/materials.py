@@ -35,6 +35,7 @@ from qup.runner.drives import prepare_disks
 from qup.runner.firmware import prepare_variables
 from qup.runner.pins import Pin, check_pin, find_pin, find_pinned, pin_box
 from qup.runner.prepare import find_box, find_firmware
+from qup.runner.snapshots import forget_origin
 
 FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""
@@ -248,6 +249,7 @@ def discard_disks(folder: MachineFolder) -> None:
     folder.state.unlink(missing_ok=True)
     for path in (folder.disk, folder.firmware_vars, *folder.disks.glob("*.qcow2")):
         path.unlink(missing_ok=True)
+    forget_origin(folder)
 
 
 def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:

@@ -44,6 +44,9 @@ def rouse(machine: str, runtime: RuntimeFolder, way: Way) -> str | None:
 
 def _let_go(machine: str, runtime: RuntimeFolder) -> None:
     with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
+        # Its state may be on its way into a file, whose reader is gone.
+        with contextlib.suppress(CommandFailed):
+            monitor.execute("migrate_cancel")
         monitor.execute("cont")
         # It has to stay so: the events say at once when it doesn't.
         deadline = time.monotonic() + RELAPSE

@@ -52,7 +52,9 @@ from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_box, find_firmware, identity_of, make_plan, new_identity
 from qup.runner.provision import BEFORE, DURING, Wanted, provision
 from qup.runner.ready import wait_until_ready
+from qup.runner.revert import resume_restore
 from qup.runner.rouse import rouse
+from qup.runner.save import finish_saving
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.stopwatch import Stopwatch, Timings, write_timings
 from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
@@ -125,8 +127,11 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             seen = observe(folder)
         ctx.watch.lap("lock")
+        if resume_restore(ctx, config, folder):
+            seen = observe(folder)
         work = _Up(ctx, config, options, folder)
         changed = work.resume(seen) if seen.alive else work.start(seen)
+        finish_saving(ctx, folder, alive=seen.alive)
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
@@ -156,6 +161,22 @@ def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
         work.start(observe(folder))
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "reset", True, time.monotonic() - began, data))
+
+
+def connect(
+    ctx: Context,
+    config: MachineConfig,
+    folder: MachineFolder,
+    plan: Plan,
+    state: State,
+    engine: Engine,
+) -> tuple[State, list[MachineError]]:
+    """Open the forwards of a guest that was restored as the machine it was, and let it go.
+
+    Returns:
+        The state, and what could not be opened.
+    """
+    return _Up(ctx, config, UpOptions(), folder).connect(plan, state, engine, None)
 
 
 def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
@@ -348,7 +369,7 @@ class _Up:
             engine = self._launch(plan, box, runtime, origin)
             with self._end_on_failure(engine, for_good=template is not None):
                 watch.lap("restore" if template else "launch")
-                state, failures = self._connect(plan, state, engine, template)
+                state, failures = self.connect(plan, state, engine, template)
                 state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
             engine.close()
         watch.lap("login")
@@ -431,7 +452,7 @@ class _Up:
                 phase.result += f"; cold boot: {origin.reason}"
             return engine
 
-    def _connect(
+    def connect(
         self, plan: Plan, state: State, engine: Engine, template: Template | None
     ) -> tuple[State, list[MachineError]]:
         """Open the forwards, let the guest go, and write down where ssh will find it, if that

@@ -33,6 +33,7 @@ from qup.qemu.migration import load_state
 from qup.runner.context import Context
 from qup.runner.golden import NoTemplate, make_template
 from qup.runner.prepare import emulator_for
+from qup.runner.snapshots import find_template_users
 from qup.store import indexed, read_state
 from qup.templates.cache import DISK, RAM, STATE, Template, find_difference
 from qup.templates.key import describe_visible
@@ -230,7 +231,9 @@ def become(
 
 
 def find_users(template: Template) -> list[str]:
-    """Machines of this user whose disk is based on a template: ``project: name``."""
+    """Machines of this user whose disk, or a snapshot's, is based on a template:
+    ``project: name``.
+    """
     found = []
     for entry in indexed():
         try:
@@ -239,7 +242,7 @@ def find_users(template: Template) -> list[str]:
             continue  # a broken machine has no say here
         if state is not None and state.template == template.id:
             found.append(f"{entry.project}: {entry.name}")
-    return found
+    return list(dict.fromkeys([*found, *find_template_users(template.id)]))
 
 
 def read_quota() -> int:

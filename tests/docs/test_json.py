@@ -24,6 +24,8 @@ VERBS = {
     "qup provision",
     "qup destroy",
     "qup box build",
+    "qup snapshot save",
+    "qup snapshot restore",
 }
 Key = tuple[str, ...]
 
@@ -156,6 +158,9 @@ def test_with_a_guest(vm_project: Callable[..., Path], qup: Any) -> None:
     assert port
     compare("qup port add", added)
     compare("qup port rm", ask(qup, f"qup port rm {port}:81"))
+    check_events(qup("snapshot", "save", "one", "--json").ok().stdout)
+    compare("qup snapshot list", ask(qup, "qup snapshot list"))
+    compare("qup snapshot delete", ask(qup, "qup snapshot delete one"))
     check_events(qup("down", "--json").ok().stdout)
     check_events(qup("destroy", "-y", "--json").ok().stdout)
 

@@ -138,7 +138,7 @@ def test_other_names_are_not_in_the_help(world: World) -> None:
 # --- states -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["internal-error", "guest-panicked", "save-vm", "postmigrate"])
+@pytest.mark.parametrize("state", ["internal-error", "guest-panicked", "save-vm"])
 def test_up_does_not_go_on_with_a_guest_that_can_not(world: World, state: str) -> None:
     world.scenario = {"status": state}
     world("up").ok()

@@ -1,0 +1,368 @@
+"""``qup snapshot restore``: a machine becomes again what it was.
+
+The disks are copied from the snapshot each time, so its memory never meets a disk that has gone
+on without it. A mark is left before the first change; while it is there, ``up`` begins the
+restore anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qup import images
+from qup.errors import BoxError, Interrupted, MachineError, QupError, StateError
+from qup.files import clone_file, explain_os_error, rotate_file, sync_folder
+from qup.host import boot_id
+from qup.model.box import Box
+from qup.model.config import MachineConfig
+from qup.model.events import Finished
+from qup.model.plan import Plan
+from qup.model.snapshot import MEMORY, Snapshot
+from qup.model.state import Launch, State
+from qup.model.units import MIB
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
+from qup.qemu.argv import Memory
+from qup.qemu.engine import Engine, start
+from qup.qemu.migration import load_state
+from qup.qemu.qmp import MonitorError, Qmp
+from qup.runner.context import Context
+from qup.runner.forwards import OpenForward, add_forward, list_forwards
+from qup.runner.layout import layout_for
+from qup.runner.materials import find_own, now
+from qup.runner.observe import Observation, observe
+from qup.runner.peers import share_names
+from qup.runner.preflight import Itself, check_computer
+from qup.runner.prepare import emulator_for, find_firmware, identity_of, make_plan
+from qup.runner.ready import wait_until_ready
+from qup.runner.save import require_state
+from qup.runner.snapshots import (
+    CURRENT,
+    RESTORING,
+    check_files,
+    clear_mark,
+    find_snapshot,
+    list_snapshots,
+    read_mark,
+    remove_leftovers,
+    write_mark,
+)
+from qup.runner.stillness import refresh
+from qup.runner.stop import clean_up, stop_locked
+from qup.runner.warm import find_base
+from qup.store import lookup, remember, write_state, write_undo
+from qup.templates.key import describe_hardware
+
+MONITOR_TIMEOUT = 5.0
+LOAD_TIMEOUT, LOAD_SPEED = 60.0, 20 * MIB
+"""Seconds that loading may take at the least, and bytes a second that it must manage."""
+ASIDE = ".restored"
+
+
+def restore(ctx: Context, config: MachineConfig, name: str, *, disk_only: bool = False) -> None:
+    """Bring a machine back to a snapshot; what it is at the moment is lost.
+
+    Args:
+        ctx: the surroundings.
+        config: what is asked of the machine now.
+        name: the snapshot.
+        disk_only: only the disks; the machine is stopped afterwards.
+
+    Raises:
+        QupError: it can't be; what could be known beforehand leaves the machine as it is.
+    """
+    folder = ctx.project.machine(config.name)
+    with ctx.lock(folder):
+        remove_leftovers(folder)
+        seen = observe(folder)
+        state = require_state(folder, seen)
+        snapshot = find_snapshot(folder, name)
+        if not snapshot.live and not disk_only:
+            raise MachineError(
+                f"machine {config.name}: snapshot {name} has no memory: it was saved of a stopped"
+                " machine",
+                hint="--disk-only restores its disks; 'qup up' boots from them",
+                machine=config.name,
+            )
+        _Restoring(ctx, config, folder, state, snapshot, disk_only).run(seen)
+
+
+def resume_restore(ctx: Context, config: MachineConfig, folder: MachineFolder) -> bool:
+    """Finish a restore that was cut off; the caller holds the lock.
+
+    Returns:
+        Whether there was one.
+    """
+    mark = read_mark(folder, RESTORING)
+    if mark is None:
+        return False
+    seen = observe(folder)
+    words = mark.split()
+    found = [item for item in list_snapshots(folder) if words and item.id == words[0]]
+    if not found or seen.state is None:
+        clear_mark(folder, RESTORING)
+        return True
+    disk_only = words[1:] == ["disk-only"]
+    ctx.tell(folder.name, f"a restore of snapshot {found[0].name} was cut off; it is done now")
+    _Restoring(ctx, config, folder, seen.state, found[0], disk_only).run(seen)
+    return True
+
+
+@dataclass(frozen=True)
+class _Restoring:
+    ctx: Context
+    config: MachineConfig
+    folder: MachineFolder
+    state: State
+    snapshot: Snapshot
+    disk_only: bool
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def place(self) -> Path:
+        return self.folder.snapshots / self.snapshot.id
+
+    def run(self, seen: Observation) -> None:
+        """Check all that can be, then do it."""
+        began = time.monotonic()
+        box = self._check_materials()
+        plan = None
+        if not self.disk_only:
+            plan = self._plan(box, seen)
+        open_now = self._list_forwards(seen)
+        way = "disk-only" if self.disk_only else "live"
+        title = f"restoring snapshot {self.snapshot.name}"
+        write_mark(self.folder, RESTORING, f"{self.snapshot.id} {way}")
+        with self.ctx.phase(self.name, "disk", title) as phase:
+            if seen.alive:
+                stop_locked(self.ctx, self.folder, seen, force=True, timeout=0.0)
+            else:
+                clean_up(self.ctx, self.folder, self.state)
+            state = self._place_disks()
+            phase.result = f"{len(self.snapshot.disks)} of its disks"
+        failures: list[MachineError] = []
+        if plan is not None:
+            failures = self._launch(plan, box, state, open_now)
+        clear_mark(self.folder, RESTORING)
+        data = observe(self.folder, thorough=False).to_dict()
+        self.ctx.emit(Finished(self.name, "restore", True, time.monotonic() - began, data))
+        if failures:
+            raise MachineError(
+                f"machine {self.name} runs, but {len(failures)} of its forwards could not be"
+                " opened",
+                details="\n".join(failure.message for failure in failures),
+                hint=f"free the port and say 'qup up {self.name}'",
+                machine=self.name,
+            )
+
+    # --- beforehand -----------------------------------------------------------------------
+
+    def _check_materials(self) -> Box:
+        """The box, once it is sure that the files are what was saved."""
+        check_files(self.folder, self.snapshot)
+        was = replace(
+            self.state, box_digest=self.snapshot.box_digest, template=self.snapshot.template
+        )
+        box = find_own(self.ctx, was)
+        if box is None:
+            raise BoxError(
+                f"machine {self.name}: the box that snapshot {self.snapshot.name} is based on"
+                f" ({self.snapshot.box_digest[:12]}) is not in the cache any more",
+                hint=f"put it back at {self.ctx.boxes.folder(self.snapshot.box_digest)}",
+                machine=self.name,
+            )
+        self.ctx.boxes.check(box)
+        for name in self.snapshot.disks:
+            main = name == self.folder.disk.name
+            images.check_overlay(self.place / name, find_base(self.ctx, box, was) if main else None)
+        return box
+
+    def _plan(self, box: Box, seen: Observation) -> Plan:
+        """The plan to go on with: the hardware has to be what it was."""
+        plan = make_plan(self.ctx, self.config, identity_of(self.state), box.spec, box.digest)
+        hardware = describe_hardware(plan.to_dict(), emulator_for(self.ctx, plan))
+        before = self.snapshot.hardware
+        names = sorted(key for key in {*hardware, *before} if hardware.get(key) != before.get(key))
+        only_disks = (
+            f"'qup snapshot restore --disk-only {self.snapshot.name} {self.name}' takes its disks"
+            " alone, for a boot"
+        )
+        if names:
+            what = ", ".join(_WORDS.get(key, key) for key in names)
+            raise MachineError(
+                f"machine {self.name}: the memory of snapshot {self.snapshot.name} does not fit"
+                f" any more: {what} changed since",
+                hint=f"change it back; or {only_disks}",
+                machine=self.name,
+            )
+        if self.snapshot.machine != self.state.id or lookup(self.state.id) is None:
+            raise StateError(
+                f"machine {self.name}: the memory of snapshot {self.snapshot.name} is that of"
+                " another machine",
+                hint=only_disks,
+                machine=self.name,
+            )
+        check_computer(self.ctx, self.config, self.folder, plan, Itself(seen.pid, None))
+        return plan
+
+    def _list_forwards(self, seen: Observation) -> list[OpenForward]:
+        """What is open at the moment, but the way in for ssh."""
+        launch = self.state.launch
+        if not seen.alive or launch is None:
+            return []
+        with contextlib.suppress(MonitorError):
+            path = RuntimeFolder.of(launch.runtime).control
+            with Qmp.connect(path, timeout=MONITOR_TIMEOUT) as monitor:
+                found = list_forwards(monitor)
+            return [item for item in found if item.forward.host != launch.ssh_port]
+        return []
+
+    # --- doing it -------------------------------------------------------------------------
+
+    def _place_disks(self) -> State:
+        """Put copies of the disks in their places; the machine is stopped."""
+        try:
+            for name in self.snapshot.disks:
+                target = self.folder.root / name
+                make_private(target.parent)
+                aside = target.with_name(target.name + ASIDE)
+                aside.unlink(missing_ok=True)
+                clone_file(self.place / name, aside)
+                os.replace(aside, target)
+                sync_folder(target.parent)
+        except OSError as exc:
+            raise explain_os_error("write the disks of", self.folder.root, exc) from exc
+        # What the guest knew of its neighbours was another time's.
+        self.folder.hosts.unlink(missing_ok=True)
+        state = replace(
+            self.state,
+            launch=None,
+            template=self.snapshot.template,
+            box_digest=self.snapshot.box_digest,
+            provisioned=self.snapshot.provisioned,
+        )
+        write_state(self.folder, state)
+        write_mark(self.folder, CURRENT, self.snapshot.id)
+        return state
+
+    def _launch(
+        self, plan: Plan, box: Box, state: State, open_now: Sequence[OpenForward]
+    ) -> list[MachineError]:
+        """Start a QEMU that goes on with the guest; whatever keeps it from that, the machine is
+        stopped then, with the snapshot's disks.
+        """
+        runtime = runtime_folder(state.id)
+        write_undo(state.id, [action.undo for action in plan.actions])
+        launch = Launch(
+            boot_id(), now(), plan.digest(), str(runtime.root),
+            of_template=self.snapshot.of_template,
+        )  # fmt: skip
+        state = state.with_launch(launch)
+        write_state(self.folder, state)
+        remember(state, self.ctx.project)
+        engine: Engine | None = None
+        try:
+            engine = self._load(plan, box, runtime)
+            failures = self._connect(plan, state, engine, open_now)
+            engine.close()
+        except BaseException as exc:
+            if engine is not None:
+                engine.kill()
+            clean_up(self.ctx, self.folder, state)
+            write_state(self.folder, state.with_launch(None))
+            clear_mark(self.folder, RESTORING)
+            if isinstance(exc, KeyboardInterrupt):
+                raise Interrupted from None
+            if isinstance(exc, QupError):
+                more = f"its disks are the snapshot's now: 'qup up {self.name}' boots from them"
+                exc.hint = f"{exc.hint}; {more}" if exc.hint else more
+            raise
+        return failures
+
+    def _load(self, plan: Plan, box: Box, runtime: RuntimeFolder) -> Engine:
+        program = self.ctx.host.which(plan.program)
+        assert program is not None
+        rotate_file(self.folder.log("serial"))
+        firmware = find_firmware(self.ctx, plan)
+        layout = layout_for(
+            plan,
+            self.folder,
+            self.ctx.boxes.folder(box.digest),
+            program,
+            firmware=firmware and firmware.code,
+        )
+        of_template = self.snapshot.of_template
+        layout = replace(
+            layout,
+            memory=Memory() if of_template else None,
+            second_lease=of_template,
+            incoming=True,
+        )
+        with self.ctx.phase(self.name, "launch", "loading its memory") as phase:
+            engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
+            try:
+                timeout = LOAD_TIMEOUT + self.snapshot.files[MEMORY] / LOAD_SPEED
+                load_state(engine.control, self.place / MEMORY, timeout=timeout, whole=True)
+            except BaseException:
+                engine.kill()
+                raise
+            phase.result = f"pid {engine.process.pid}"
+        return engine
+
+    def _connect(
+        self, plan: Plan, state: State, engine: Engine, open_now: Sequence[OpenForward]
+    ) -> list[MachineError]:
+        from qup.runner.up import connect  # which imports this module
+
+        state, failures = connect(self.ctx, self.config, self.folder, plan, state, engine)
+        assert state.launch is not None
+        runtime, keys = RuntimeFolder.of(state.launch.runtime), SshFolder(self.folder.ssh)
+        waiting, login = self.snapshot.waiting, plan.seed_form.login
+        reason = None
+        if waiting:  # before it does any cryptography
+            reason = refresh(keys, runtime, self.name, waiting=True, login=login)
+        state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
+        if not waiting or reason:
+            reason = refresh(keys, runtime, self.name, waiting=False, login=login)
+        if reason:
+            text = f"its clock is that of the snapshot: {reason}"
+            self.ctx.tell(self.name, text, level="warning")
+        self._reopen(runtime, plan, open_now)
+        share_names(self.ctx, self.config, login=login)
+        return failures
+
+    def _reopen(
+        self, runtime: RuntimeFolder, plan: Plan, open_before: Sequence[OpenForward]
+    ) -> None:
+        """Open what was opened beside the Qupfile's."""
+        if not open_before:
+            return
+        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
+            present = list_forwards(monitor)
+            for item in open_before:
+                if item in present or item.nic >= len(plan.nics):
+                    continue
+                guest = plan.nics[item.nic].plan.guest_address
+                try:
+                    add_forward(monitor, item.forward, nic=item.nic, guest=guest)
+                except MachineError as exc:
+                    self.ctx.tell(self.name, exc.message, level="warning")
+
+
+_WORDS = {
+    "qemu": "QEMU",
+    "processor": "the processor",
+    "memory_mib": "memory",
+    "nics": "the network cards",
+    "disks": "the disks",
+    "machine_type": "the machine type",
+    "identity_port": "'templates'",
+    "extra": "words of your own for QEMU",
+}
