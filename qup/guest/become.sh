@@ -40,17 +40,6 @@ replace() { # old new file...
     done
 }
 
-# The same for files that may be long; what is replaced has no character that matters to sed but
-# the dot, which does match a dot.
-replace_in_long() { # old new file...
-    local old=$1 new=$2 file
-    shift 2
-    for file in "$@"; do
-        [ -f "$file" ] && grep -qF -- "$old" "$file" || continue
-        sed -i "s|$old|$new|g" "$file"
-    done
-}
-
 # The socket that sshd listens at: a restart shows by another one.
 find_listener() {
     local line here there state queues timer retries uid timeout number rest
@@ -66,7 +55,8 @@ wait_for_sshd() {
     while [ -z "$inode" ] || [ "$inode" = "$old_inode" ]; do
         tries=$((tries + 1))
         [ $tries -lt 300 ] || fail 'sshd does not start anew'
-        sleep 0.02
+        # A whole system has more to do than to start programs that wait.
+        if [ "$tiny" ]; then usleep 20000; else sleep 0.1; fi
         find_listener
     done
 }
@@ -109,8 +99,13 @@ if [ -d "$cloud/instances/$old_instance" ] && [ "$instance" != "$old_instance" ]
     # anew from this machine's seed. What has been done is noted elsewhere (sem/).
     (cd "$cloud/instances/$instance" && rm -f cloud-config.txt user-data.txt* obj.pkl)
     replace "$old_instance" "$instance" "$cloud"/data/*instance-id /run/cloud-init/.instance-id
-    replace_in_long "$old_instance" "$instance" "$cloud"/data/*.json /run/cloud-init/*.json
-    replace_in_long "$old_hostname" "$name" /run/cloud-init/*.json
+    # These are long, and what is replaced has no character that matters to sed but the dot,
+    # which does match a dot. Links among them lead to others of them.
+    set --
+    for file in "$cloud"/data/*.json /run/cloud-init/*.json; do
+        [ ! -f "$file" ] || [ -L "$file" ] || set -- "$@" "$file"
+    done
+    [ $# = 0 ] || sed -i "s|$old_instance|$instance|g;s|$old_hostname|$name|g" "$@"
 fi
 if [ "$tiny" ]; then
     echo "$instance" >/var/lib/qup/instance-id
