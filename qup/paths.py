@@ -357,6 +357,25 @@ def config_root() -> Path:
     return _user_folder("config", "QUP_CONFIG_DIR")
 
 
+def refuse_foreign_cache(root: Path) -> Path:
+    """A part of the cache as it is, unless others could put something there: what it holds
+    becomes memory and disks.
+
+    Raises:
+        HostError: it belongs to somebody else.
+    """
+    try:
+        ours = _is_folder_of_ours(root)
+    except OSError:
+        return root  # it is not there yet
+    if not ours:
+        raise HostError(
+            f"{root} belongs to somebody else or is no folder",
+            hint="each user has a cache of their own: set QUP_CACHE_DIR to a folder of yours",
+        )
+    return root
+
+
 def boxes_root() -> Path:
     return cache_root() / "boxes"
 

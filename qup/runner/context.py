@@ -11,7 +11,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
-from qup.paths import MachineFolder, Project, boxes_root, templates_root
+from qup.paths import (
+    MachineFolder,
+    Project,
+    boxes_root,
+    refuse_foreign_cache,
+    templates_root,
+)
 from qup.runner.stopwatch import Stopwatch
 from qup.store import lock_machine
 
@@ -68,13 +74,13 @@ class Context:
     def boxes(self) -> BoxCache:
         from qup.boxes.cache import BoxCache
 
-        return BoxCache(boxes_root())
+        return BoxCache(refuse_foreign_cache(boxes_root()))
 
     @cached_property
     def templates(self) -> TemplateCache:
         from qup.templates.cache import TemplateCache
 
-        return TemplateCache(templates_root())
+        return TemplateCache(refuse_foreign_cache(templates_root()))
 
     def emit(self, event: Event) -> None:
         """Tell the listener, and the plugins if they are loaded."""
