@@ -1,7 +1,8 @@
 # Runs as root in a guest that was just restored from a template, and makes it a machine of its
 # own. What it writes is what the machine's seed says: the next boot finds nothing to change.
 #
-# Before it, qup sets: hostname, old_hostname, instance, old_instance, machine_id, public_key and
+# It lies in the template; what a restored guest is told are the words that it needs, as the second
+# serial port is slow: hostname, old_hostname, instance, old_instance, machine_id, public_key and
 # old_public_key (the base64 in the middle of a line), comment and old_comment (its end),
 # host_key, host_public_key, and macs (lines of "old new").
 #
@@ -110,16 +111,16 @@ fi
 if [ "$tiny" ]; then
     echo "$instance" >/var/lib/qup/instance-id
     replace "$old_instance" "$instance" /var/lib/qup/result /run/qup/result
-    umount /run/qup/seed 2>/dev/null
 fi
 
 # --- keys ---------------------------------------------------------------------------------
 
 if [ "$tiny" ]; then
     key=/etc/dropbear/host_ed25519
-    rm -f $key
-    (umask 077 && printf '%s\n' "$host_key" >$key.seed) &&
-        dropbearconvert openssh dropbear $key.seed $key >/dev/null 2>&1 || fail "the host's key"
+    umask 077
+    # shellcheck disable=SC2059 # it is all octal
+    printf '%s\n' "$host_key" >$key.seed && printf "$dropbear_key" >$key || fail "the host's key"
+    umask 022
 elif [ -d /etc/ssh ]; then
     key=/etc/ssh/ssh_host_ed25519_key
     rm -f /etc/ssh/ssh_host_*
@@ -169,8 +170,17 @@ old_inode=$inode
 if [ "$tiny" ]; then
     # Both are started again at once, as long as the file is there; the address stays.
     : >/run/qup/restart
-    killall dropbear udhcpc 2>/dev/null
-    (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
+    # DHCP can wait: its server knows nobody but this guest.
+    read -r pid </run/qup/pid.sshd && kill "$pid" || fail 'sshd'
+    {
+        sleep 2
+        for file in /run/qup/pid.dhcp-*; do
+            read -r pid <"$file" && kill "$pid"
+        done
+        sleep 2
+        rm -f /run/qup/restart
+        sync
+    } >/dev/null 2>&1 </dev/null &
     wait_for_sshd
 else
     rm -f /var/lib/dhcp/*.leases /var/lib/NetworkManager/*.lease

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from qup.errors import GuestError
+from qup.guest.keys import write_for_dropbear
 from qup.guest.refresh import ANSWER, make_block, make_last_block, make_program
 from qup.model.plan import Plan
 from qup.model.seed import KeyPair
@@ -65,15 +66,22 @@ class Persona:
 
 
 def _script(name: str, variables: dict[str, str]) -> str:
-    text = (importlib.resources.files("qup.guest") / name).read_text("utf-8")
-    lines = [f"{key}={shlex.quote(value)}" for key, value in variables.items()]
-    return "\n".join([*lines, text])
+    return _set(variables) + _read_script(name)
+
+
+def _read_script(name: str) -> str:
+    return (importlib.resources.files("qup.guest") / name).read_text("utf-8")
+
+
+def _set(variables: dict[str, str]) -> str:
+    return "".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items())
 
 
 def make_waiting_script() -> str:
     """What a guest runs, as root, before it is saved; it ends with :data:`WAITING`."""
     program = base64.b64encode(make_program()).decode()
-    return _script("wait.sh", {"port": PORT, "refresh": program})
+    become = _read_script("become.sh")
+    return _script("wait.sh", {"port": PORT, "refresh": program, "become": become})
 
 
 def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_id: str) -> str:
@@ -88,22 +96,25 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
     _, old_key, *old_comment = old.public_key.split()
     _, new_key, *comment = new.public_key.split()
     macs = zip(old.macs, new.macs, strict=True)
-    return _script(
-        "become.sh",
-        {
-            "hostname": new.hostname,
-            "old_hostname": old.hostname,
-            "instance": new.instance,
-            "old_instance": old.instance,
-            "machine_id": machine_id,
-            "public_key": new_key,
-            "old_public_key": old_key,
-            "comment": " ".join(comment),
-            "old_comment": " ".join(old_comment),
-            "host_key": host_key.private.rstrip("\n"),
-            "host_public_key": host_key.public,
-            "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),
-        },
+    return (
+        _set(
+            {
+                "hostname": new.hostname,
+                "old_hostname": old.hostname,
+                "instance": new.instance,
+                "old_instance": old.instance,
+                "machine_id": machine_id,
+                "public_key": new_key,
+                "old_public_key": old_key,
+                "comment": " ".join(comment),
+                "old_comment": " ".join(old_comment),
+                "host_key": host_key.private.rstrip("\n"),
+                "host_public_key": host_key.public,
+                "dropbear_key": "".join(f"\\{byte:03o}" for byte in write_for_dropbear(host_key)),
+                "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),
+            }
+        )
+        + ". ./body\n"
     )
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import struct
 from pathlib import Path
 
 from qup.files import write_atomic
 from qup.model.seed import KeyPair
 from qup.paths import SshFolder
+
+KEY_TYPE = b"ssh-ed25519"
+PUBLIC_LENGTH, PRIVATE_LENGTH = 32, 64
+"""Bytes of an Ed25519 key in OpenSSH's form; the private one has the public one at its end."""
+_LENGTH = struct.Struct(">I")
 
 
 def make_key_pair(comment: str) -> KeyPair:
@@ -25,6 +32,27 @@ def make_key_pair(comment: str) -> KeyPair:
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
     return KeyPair(private.decode(), f"{public.decode()} {comment}")
+
+
+def write_for_dropbear(pair: KeyPair) -> bytes:
+    """A private key as dropbear keeps it (its ``ed25519.c``: the type, then both halves).
+
+    Converting it in a guest takes a tenth of a second in emulation.
+
+    Raises:
+        ValueError: it isn't an Ed25519 key in OpenSSH's form without a passphrase.
+    """
+    blob = base64.b64decode("".join(pair.private.splitlines()[1:-1]))
+    public = _field(KEY_TYPE) + _LENGTH.pack(PUBLIC_LENGTH)
+    start = blob.rindex(public) + len(public) + PUBLIC_LENGTH  # the first is the public section's
+    length = _LENGTH.pack(PRIVATE_LENGTH)
+    if blob[start : start + len(length)] != length:
+        raise ValueError("no private key")
+    return _field(KEY_TYPE) + blob[start : start + len(length) + PRIVATE_LENGTH]
+
+
+def _field(data: bytes) -> bytes:
+    return _LENGTH.pack(len(data)) + data
 
 
 def ensure_keys(folder: SshFolder, machine: str) -> tuple[KeyPair, KeyPair]:

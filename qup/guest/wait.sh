@@ -40,6 +40,7 @@ wait_for_leases() {
 for folder in /dev/shm /run /tmp /var/tmp /root; do
     place=$folder/.qup-template
     mkdir "$place" 2>/dev/null || continue
+    printf %s "$become" >"$place/body"
     echo "$refresh" | base64 -d >"$place/refresh"
     chmod 700 "$place/refresh"
     head -c 72 /dev/zero | "$place/refresh" 2>/dev/null && break
@@ -53,6 +54,8 @@ stty -F "$port" raw -echo clocal || fail "$port can't be used"
 exec 4<>"$port"
 wait_for_first_boot
 wait_for_leases
+# It is of the template; what a restored guest has in its place is another one.
+[ ! -x /usr/lib/qup/pid1 ] || umount /run/qup/seed 2>/dev/null || :
 sync
 # What is sourced removes the folder; without it, the guest stays as it is.
 setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" <&4 >&4 2>&1 4>&- &

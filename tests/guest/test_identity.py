@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from qup.guest import refresh
 from qup.guest.identity import (
@@ -24,7 +26,7 @@ from qup.guest.identity import (
     make_identity_script,
     make_waiting_script,
 )
-from qup.guest.keys import make_key_pair
+from qup.guest.keys import make_key_pair, write_for_dropbear
 
 SOURCE = Path(refresh.__file__).with_name("refresh.S")
 OLD = Persona("qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",))
@@ -83,6 +85,18 @@ def test_scripts_are_shell_and_quote_what_they_are_given() -> None:
     assert "hostname=web.example\n" in script
     assert "old_public_key=AAAAold\n" in script
     assert "old_comment=qup:x\n" in script
+    assert len(script) < 2048  # a byte takes 20 µs and more at that port
+
+
+def test_a_key_as_dropbear_keeps_it() -> None:
+    pair = make_key_pair("x")
+    data = write_for_dropbear(pair)
+    public = base64.b64decode(pair.public.split()[1])[-32:]
+    assert data[:19] == b"\0\0\0\x0bssh-ed25519\0\0\0\x40"
+    assert data[-32:] == public
+    assert len(data) == 83
+    private = ed25519.Ed25519PrivateKey.from_private_bytes(data[19:51])
+    assert private.public_key().public_bytes_raw() == public
 
 
 @contextmanager
