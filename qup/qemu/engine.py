@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from qup.files import explain_os_error
 from qup.model.plan import Plan
 from qup.model.state import TapLink
 from qup.paths import MachineFolder, RuntimeFolder, create_runtime
-from qup.process import describe_exit, missing_program, quote
+from qup.process import describe_exit, end_with_parent, missing_program, quote
 from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
 from qup.qemu.qmp import MonitorError, Qmp
@@ -33,8 +33,6 @@ GREETING_TIMEOUT = 20.0
 """Seconds until QEMU must have greeted; it takes 0.1 s unless the host is starved."""
 
 SAID_LIMIT = 4000
-PR_SET_PDEATHSIG = 1
-"""``<linux/prctl.h>``"""
 
 
 @dataclass
@@ -157,20 +155,12 @@ def _spawn(
                 start_new_session=True,
                 umask=0o077,
                 # No thread of ours runs at that time.
-                preexec_fn=_die_with_parent() if mortal else None,  # noqa: PLW1509
+                preexec_fn=end_with_parent(signal.SIGKILL) if mortal else None,  # noqa: PLW1509
             )
     except FileNotFoundError as exc:
         raise missing_program(argv[0]) from exc
     except OSError as exc:
         raise explain_os_error("start", Path(argv[0]), exc) from exc
-
-
-def _die_with_parent() -> Callable[[], object]:
-    """What makes the kernel kill a child when its parent ends (``prctl(2)``)."""
-    import ctypes
-
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _greet(

@@ -3,7 +3,8 @@
 Processes and not threads, because Ctrl-C has to interrupt the work on each machine wherever it
 is, so that what was begun there is undone there. They are forked before anything is shown, and
 take one machine after another; what they tell travels back to this process, which alone writes
-to the terminal. A worker whose parent is gone can't tell anything any more, and undoes its work.
+to the terminal. When it is gone, the kernel interrupts the workers (on Linux; elsewhere they
+notice by their broken pipe), and they undo their work.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qup.errors import Interrupted, MachineError, QupError
-from qup.process import describe_exit
+from qup.process import describe_exit, end_with_parent
 from qup.runner.context import Context
 
 if TYPE_CHECKING:
@@ -257,6 +258,7 @@ def _fork(ctx: Context, act: Act, elder: Sequence[_Worker]) -> _Worker:
     from multiprocessing import Pipe
 
     ours, theirs = Pipe()
+    follow = end_with_parent(signal.SIGINT)
     # No signal may come to the child before it can deal with it.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
@@ -265,6 +267,7 @@ def _fork(ctx: Context, act: Act, elder: Sequence[_Worker]) -> _Worker:
             for worker in elder:
                 worker.pipe.close()
             ours.close()
+            follow()
             _work(ctx, act, theirs, mask)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
