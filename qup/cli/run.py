@@ -22,9 +22,16 @@ from qup.cli.settings import (
     require_trust,
     with_settings,
 )
-from qup.errors import ConfigError, Interrupted, UsageError
+from qup.errors import (
+    ConfigError,
+    GuestError,
+    Interrupted,
+    ProvisionError,
+    QupError,
+    UsageError,
+)
 from qup.model import events
-from qup.paths import Project, SshFolder, find_project
+from qup.paths import MachineFolder, Project, SshFolder, find_project
 from qup.ui import Interface, Plain, open_interface
 
 if TYPE_CHECKING:
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 1.0
 """Seconds in which nobody wants to read about progress."""
+TAIL = 4000
+"""Characters of a failed step's log that are shown."""
 SANDBOX = "sandbox"
 """What a machine is called that belongs to no project."""
 SANDBOX_QUPFILE = f'[machines.{SANDBOX}]\nbox = "tiny"\n'
@@ -239,8 +248,11 @@ class _Run:
         from qup.runner.up import UpOptions, up
 
         options = UpOptions(wanted=Wanted(none=not self.provision), cold=self.cold, mortal=True)
-        up(self.context, self.config, options)
         machine = self.context.project.machine(self.config.name)
+        try:
+            up(self.context, self.config, options)
+        except (GuestError, ProvisionError) as exc:
+            raise _explain(exc, machine) from exc
         keys = SshFolder(machine.ssh)
         if self.folder is not None:
             with self._phase("copying into the guest"):
@@ -259,6 +271,15 @@ class _Run:
 
     def _phase(self, title: str) -> AbstractContextManager[object]:
         return self.context.phase(self.config.name, "sync", title)
+
+
+def _explain(exc: QupError, machine: MachineFolder) -> QupError:
+    """The failure of a start, without advice for a machine that is not there any more."""
+    logs = sorted(machine.logs.glob("provision-*.log"), key=lambda path: path.stat().st_mtime)
+    if isinstance(exc, ProvisionError) and logs:
+        exc.details = logs[-1].read_text(errors="replace")[-TAIL:].strip() or exc.details
+    exc.hint = "the machine is gone; 'qup up' makes one that stays, for a look inside"
+    return exc
 
 
 def _run_in(place: str, words: list[str]) -> list[str]:

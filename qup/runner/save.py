@@ -23,6 +23,7 @@ from qup.model.snapshot import MAX_NOTE, MEMORY, Snapshot
 from qup.model.state import State
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
+from qup.qemu.liveness import is_locked
 from qup.qemu.migration import save_state
 from qup.qemu.qmp import CommandFailed, Qmp
 from qup.runner.changes import read_plan
@@ -43,13 +44,15 @@ from qup.runner.snapshots import (
     remove_leftovers,
     write_mark,
 )
-from qup.runner.stillness import make_wait, refresh, refresh_waiting
+from qup.runner.stillness import SHORT_TIMEOUT, make_wait, refresh, refresh_waiting
 from qup.store import is_copy, read_state
 from qup.templates.key import Emulator, describe_hardware
 
 MONITOR_TIMEOUT = 5.0
 SAVE_TIMEOUT, SAVE_SPEED = 60.0, 20 * MIB
 """Seconds that saving may take at the least, and bytes a second that it must manage."""
+WAITING, PLAIN = "waiting", "plain"
+"""What the mark says of the guest: whether it waits for the time."""
 SPARE = 64 * MIB
 """Bytes that stay free on the file system."""
 
@@ -86,7 +89,7 @@ def save(ctx: Context, folder: MachineFolder, wish: Wish) -> Snapshot:
         state = require_state(folder, seen)
         remove_leftovers(folder)
         plan = read_plan(folder)
-        _check(folder, seen, plan, wish)
+        check_wish(folder, seen, plan, wish)
         draft = Snapshot(
             id=secrets.token_hex(6),
             name=wish.name,
@@ -103,7 +106,7 @@ def save(ctx: Context, folder: MachineFolder, wish: Wish) -> Snapshot:
             try:
                 made = publish(folder, work.save_live() if seen.alive else work.save_disks())
             except BaseException:
-                remove_draft(folder)
+                _give_up(folder)
                 raise
             phase.result = format_size(sum(made.files.values()))
             if made.live:
@@ -139,7 +142,10 @@ def refuse_while_restoring(folder: MachineFolder) -> None:
         )
 
 
-def _check(folder: MachineFolder, seen: Observation, plan: Mapping[str, Any], wish: Wish) -> None:
+def check_wish(
+    folder: MachineFolder, seen: Observation, plan: Mapping[str, Any], wish: Wish
+) -> None:
+    """Raises MachineError or StateError: that can't be saved."""
     name = folder.name
     refuse_while_restoring(folder)
     if not wish.force and any(item.name == wish.name for item in list_snapshots(folder)):
@@ -241,7 +247,7 @@ class _Saving:
             if reason:
                 self.ctx.note(self.folder.name, f"the guest can't be made to wait: {reason}")
         place = open_draft(self.folder)
-        write_mark(self.folder, SAVING, "waiting" if waiting else "plain")
+        write_mark(self.folder, SAVING, WAITING if waiting else PLAIN)
         with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
             began = time.monotonic()
             try:
@@ -285,15 +291,19 @@ class _Saving:
             clone_file(self.folder.root / name, place / name, durable=False)
 
 
-def finish_saving(ctx: Context, folder: MachineFolder, *, alive: bool) -> None:
+def finish_saving(ctx: Context, folder: MachineFolder) -> None:
     """Set right what a ``save`` has left that was killed; the guest goes on again by now."""
-    mark = read_mark(folder, SAVING)
-    if mark is None:
-        return
+    if read_mark(folder, SAVING) is not None:
+        _give_up(folder)
+        ctx.tell(folder.name, "a snapshot that was being saved was given up")
+
+
+def _give_up(folder: MachineFolder) -> None:
     remove_draft(folder)
     state = read_state(folder)
-    if alive and mark == "waiting" and state is not None and state.launch is not None:
+    launch = state.launch if state else None
+    if read_mark(folder, SAVING) == WAITING and launch is not None and is_locked(folder.alive):
+        runtime = RuntimeFolder.of(launch.runtime)
         with contextlib.suppress(GuestError):
-            refresh_waiting(RuntimeFolder.of(state.launch.runtime), folder.name)
+            refresh_waiting(runtime, folder.name, timeout=SHORT_TIMEOUT)
     clear_mark(folder, SAVING)
-    ctx.tell(folder.name, "a snapshot that was being saved was given up")

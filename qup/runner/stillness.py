@@ -20,6 +20,8 @@ from qup.paths import RuntimeFolder, SshFolder
 WAIT_TIMEOUT = 60.0
 REFRESH_TIMEOUT = 10.0
 END_TIMEOUT = 30.0
+SHORT_TIMEOUT = 3.0
+"""Seconds for a guest that may not wait any more."""
 
 _END_OTHERS = """
 for folder in /dev/shm /run /tmp /var/tmp /root; do
@@ -59,8 +61,15 @@ def make_wait(keys: SshFolder, machine: str) -> str | None:
     return clean_line(said[-1]) if said else done.outcome
 
 
-def refresh_waiting(runtime: RuntimeFolder, machine: str) -> float:
+def refresh_waiting(
+    runtime: RuntimeFolder, machine: str, *, timeout: float = REFRESH_TIMEOUT
+) -> float:
     """Tell a guest that waits the time and fresh randomness, and let the process end.
+
+    Args:
+        runtime: the machine's sockets.
+        machine: its name.
+        timeout: seconds for its first answer.
 
     Returns:
         The most by which its clock can differ from the host's, in seconds.
@@ -69,7 +78,7 @@ def refresh_waiting(runtime: RuntimeFolder, machine: str) -> float:
         IdentityFailure: it does not answer.
     """
     with IdentityPort(runtime.identity, machine) as port:
-        error = port.refresh(REFRESH_TIMEOUT)
+        error = port.refresh(timeout)
         port.run(_GO_ON, END_TIMEOUT)
     return error
 

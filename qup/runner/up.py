@@ -131,7 +131,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
             seen = observe(folder)
         work = _Up(ctx, config, options, folder)
         changed = work.resume(seen) if seen.alive else work.start(seen)
-        finish_saving(ctx, folder, alive=seen.alive)
+        finish_saving(ctx, folder)
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed

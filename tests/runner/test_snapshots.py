@@ -12,8 +12,11 @@ import pytest
 from qup.errors import MachineError, StateError, UsageError
 from qup.files import clone_file
 from qup.model.snapshot import Snapshot, walk_tree
+from qup.model.state import Launch, State
 from qup.paths import MachineFolder, make_private
 from qup.runner import snapshots
+from qup.runner.observe import Observation
+from qup.runner.save import Wish, check_wish
 
 
 @pytest.fixture
@@ -112,6 +115,35 @@ def test_damage_is_seen(folder: MachineFolder, harm: str) -> None:
         path.symlink_to(folder.root / "other")
     with pytest.raises(StateError, match="is damaged"):
         snapshots.check_files(folder, item)
+
+
+def observed(status: str) -> Observation:
+    launch = Launch("boot", "2026", "plan", "/run/x", ready=True)
+    state = State("0" * 12, "uuid", "web", "/p", "2026", "tiny", "d" * 64, "qup", launch=launch)
+    return Observation("web", status, state=state)
+
+
+@pytest.mark.parametrize(
+    ("status", "disk_only", "disk", "said"),
+    [
+        ("running", False, {"role": "disk-d", "image": "x.raw", "read_only": False}, "your image"),
+        ("running", True, {"role": "disk"}, "runs: its disks change"),
+        ("stopped", False, {"role": "disk"}, "no memory to save"),
+        ("starting", False, {"role": "disk"}, "is starting"),
+        ("panicked", False, {"role": "disk"}, "is panicked"),
+    ],
+)
+def test_what_is_not_saved(
+    folder: MachineFolder, status: str, disk_only: bool, disk: dict[str, object], said: str
+) -> None:
+    wish = Wish("one", disk_only=disk_only)
+    with pytest.raises(MachineError, match=said):
+        check_wish(folder, observed(status), {"disks": [disk]}, wish)
+
+
+def test_a_read_only_image_is_no_obstacle(folder: MachineFolder) -> None:
+    plan = {"disks": [{"role": "disk-d", "image": "x.raw", "read_only": True}]}
+    check_wish(folder, observed("running"), plan, Wish("one"))
 
 
 def test_orphans_are_roots(folder: MachineFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_killed_while_it_is_saved(lab: Lab, moment: str) -> None:
     assert set(tree(lab)) == {"one"}
 
 
+def test_interrupted_while_it_is_saved(lab: Lab) -> None:
+    process = lab.spawn("snapshot", "save", "cut", "a", stdout=-3)
+    snapshots = lab.machine("a") / "snapshots"
+    assert wait_until((snapshots / ".new" / "memory").exists, 30)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert not [*snapshots.glob("saving"), *snapshots.glob(".new")]
+    assert lab.status("a") == "running"
+    assert set(tree(lab)) == {"one"}
+
+
+def test_a_template_stays_as_long_as_a_snapshot_needs_it(lab: Lab) -> None:
+    lab("reset", "a", "--cold").ok()
+    assert lab.sh("ls", "a") == ""
+    lab("template", "prune", "--all").ok()
+    lab("snapshot", "restore", "one", "a").ok()
+    assert lab.sh("cat state", "a") == "one\n"
+
+
 @pytest.mark.parametrize("moment", ["snapshots/restoring", "qemu.pid"])
 def test_killed_while_it_is_restored(lab: Lab, moment: str) -> None:
     lab.sh("echo two >state; sync", "a")
@@ -144,7 +164,7 @@ def test_disks_of_a_stopped_machine_and_a_guest_that_was_booted(lab: Lab) -> Non
     assert lab.sh("cat state; sudo head -c 4 /dev/vdc | tr '\\0' 0", "plain") == "two\n0000"
 
 
-def test_an_image_of_the_users_is_refused(lab: Lab) -> None:
+def test_names_that_are_wrong(lab: Lab) -> None:
     done = lab("snapshot", "restore", "nothing", "a")
     assert (done.code, "it has: one" in done.stderr) == (9, True)
     assert lab("snapshot", "save", "a/b", "a").code == 2
