@@ -23,6 +23,8 @@ NAME = "state"
 """What QEMU calls the descriptor."""
 COMPLETED, FAILED = "completed", "failed"
 ENDED = (COMPLETED, FAILED, "cancelled")
+FINISHING = "finish-migrate"
+"""QEMU's run state while it winds a migration up."""
 
 
 class Monitor(Protocol):
@@ -114,3 +116,7 @@ def _wait(monitor: Monitor, deadline: float, timeout: float) -> None:
     if status != COMPLETED:
         reason = monitor.execute("query-migrate").get("error-desc", status)
         raise MigrationError(f"QEMU failed: {reason}")
+    # The event comes before QEMU is done with it, and 'cont' would be refused until then.
+    while monitor.execute("query-status")["status"] == FINISHING:
+        if time.monotonic() >= deadline:
+            raise MigrationError(f"QEMU did not finish within {timeout:g} s")
