@@ -90,7 +90,8 @@ from qup.process import Result, TooLong, describe_exit, follow, run
 from qup.unpacking import Made, make_disk
 
 if TYPE_CHECKING:
-    from qup.model.config import MachineConfig, Settings
+    from qup.model.config import MachineConfig
+    from qup.model.fields import Settings
 
 __all__ = [
     "Accelerator",
@@ -181,13 +182,16 @@ hookimpl = pluggy.HookimplMarker("qup")
 
 
 def __getattr__(name: str) -> Any:
-    # Settings is a pydantic model: it is imported when a plugin asks for it, not before.
-    if found := {"Settings": "Settings", "MachineConfig": "MachineConfig", "UserName": "User"}.get(
-        name
-    ):
-        from qup.model import config
+    # They need pydantic: it is imported when a plugin asks for one of them, not before.
+    match name:
+        case "MachineConfig":
+            from qup.model import config
 
-        return getattr(config, found)
+            return config.MachineConfig
+        case "Settings" | "UserName":
+            from qup.model import fields
+
+            return fields.Settings if name == "Settings" else fields.User
     raise AttributeError(f"module 'qup.api' has no attribute {name!r}")
 
 

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from qup.model.config import (
-    MACHINE_NAME,
     MachineSettings,
     NetworkSettings,
     StepSettings,
-    json_pattern,
 )
+from qup.model.fields import MACHINE_NAME, json_pattern
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qup.model.config import MACHINE_NAME, MachineSettings
+from qup.model.config import MachineSettings
+from qup.model.fields import MACHINE_NAME
 from qup.model.units import shorten
 from qup.qupfile import explain
 from qup.qupfile.document import Document

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from qup.errors import BoxError, ConfigError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
-from qup.model.config import MAX_USER_DATA, MachineConfig, NetworkUse
+from qup.model.config import MachineConfig, NetworkUse
+from qup.model.fields import MAX_USER_DATA
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, Firmware, Identity, Plan, ProvisionStep
 from qup.model.state import State
