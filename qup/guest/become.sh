@@ -170,17 +170,12 @@ old_inode=$inode
 if [ "$tiny" ]; then
     # Both are started again at once, as long as the file is there; the address stays.
     : >/run/qup/restart
-    # DHCP can wait: its server knows nobody but this guest.
-    read -r pid </run/qup/pid.sshd && kill "$pid" || fail 'sshd'
-    {
-        sleep 2
-        for file in /run/qup/pid.dhcp-*; do
-            read -r pid <"$file" && kill "$pid"
-        done
-        sleep 2
-        rm -f /run/qup/restart
-        sync
-    } >/dev/null 2>&1 </dev/null &
+    # DHCP comes first and can't wait: its packets tell QEMU's network the card's new address,
+    # and until then it may answer to the old one.
+    for file in /run/qup/pid.*; do
+        read -r pid <"$file" && kill "$pid"
+    done
+    (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
     wait_for_sshd
 else
     rm -f /var/lib/dhcp/*.leases /var/lib/NetworkManager/*.lease
