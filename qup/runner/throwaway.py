@@ -130,8 +130,7 @@ def make_throwaway(config: MachineConfig) -> MachineConfig:
             raise ConfigError(
                 f"machine {config.name} has network mode {use.mode}, in which a throw-away"
                 " machine would take its place",
-                hint="'qup run --network user ...', or '--box' for a machine without this"
-                " Qupfile",
+                hint="'qup run --network user ...', or '--box' for a machine without this Qupfile",
                 machine=config.name,
             )
     for disk in config.settings.disks:
