@@ -8,6 +8,7 @@ ours has to be understood by it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -23,6 +24,9 @@ NAME = "state"
 """What QEMU calls the descriptor."""
 COMPLETED, FAILED = "completed", "failed"
 ENDED = (COMPLETED, FAILED, "cancelled")
+GO_ON_TIMEOUT = 10.0
+POLL = 0.02
+"""Seconds between two looks at a migration that is being given up."""
 FINISHING = "finish-migrate"
 """QEMU's run state while it winds a migration up."""
 
@@ -120,3 +124,28 @@ def _wait(monitor: Monitor, deadline: float, timeout: float) -> None:
     while monitor.execute("query-status")["status"] == FINISHING:
         if time.monotonic() >= deadline:
             raise MigrationError(f"QEMU did not finish within {timeout:g} s")
+
+
+def let_go_on(monitor: Monitor, *, timeout: float = GO_ON_TIMEOUT) -> None:
+    """Let a guest run whose state is being saved, or was; a saving under way is given up.
+
+    Args:
+        monitor: QEMU's.
+        timeout: seconds that QEMU may take to give up.
+
+    Raises:
+        CommandFailed: QEMU refuses.
+    """
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(CommandFailed):
+        monitor.execute("migrate_cancel")
+        while _is_under_way(monitor) and time.monotonic() < deadline:
+            monitor.wait(time.monotonic() + POLL)
+    monitor.execute("cont")
+
+
+def _is_under_way(monitor: Monitor) -> bool:
+    migration = monitor.execute("query-migrate").get("status", COMPLETED)
+    return migration not in ("none", *ENDED) or (
+        monitor.execute("query-status")["status"] == FINISHING
+    )

@@ -8,6 +8,7 @@ import time
 from qup.errors import MachineError
 from qup.model.runstate import Way
 from qup.paths import RuntimeFolder
+from qup.qemu.migration import let_go_on
 from qup.qemu.qmp import CommandFailed, Qmp
 
 MONITOR_TIMEOUT = 5.0
@@ -44,10 +45,7 @@ def rouse(machine: str, runtime: RuntimeFolder, way: Way) -> str | None:
 
 def _let_go(machine: str, runtime: RuntimeFolder) -> None:
     with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-        # Its state may be on its way into a file, whose reader is gone.
-        with contextlib.suppress(CommandFailed):
-            monitor.execute("migrate_cancel")
-        monitor.execute("cont")
+        let_go_on(monitor)  # a snapshot may be under way, whose qup was killed
         # It has to stay so: the events say at once when it doesn't.
         deadline = time.monotonic() + RELAPSE
         while (event := monitor.wait(deadline)) is not None and event.name != "BLOCK_IO_ERROR":

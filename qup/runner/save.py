@@ -24,8 +24,8 @@ from qup.model.state import State
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
 from qup.qemu.liveness import is_locked
-from qup.qemu.migration import save_state
-from qup.qemu.qmp import CommandFailed, Qmp
+from qup.qemu.migration import let_go_on, save_state
+from qup.qemu.qmp import Qmp
 from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.materials import now
@@ -255,9 +255,7 @@ class _Saving:
                 save_state(monitor, place / MEMORY, timeout=timeout, whole=True)
                 self._copy(place)
             finally:
-                with contextlib.suppress(CommandFailed):
-                    monitor.execute("migrate_cancel")
-                monitor.execute("cont")
+                let_go_on(monitor)
             pause = time.monotonic() - began
         reason = refresh(keys, runtime, self.folder.name, waiting=waiting, login=launch.login)
         if reason:
