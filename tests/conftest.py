@@ -114,6 +114,18 @@ def sandbox(
     shutil.rmtree(box.root, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """A test that runs the command line in this process leaves its signals as they were: what is
+    ignored here is ignored by all that is started later.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let connections reach this computer only, in this process and, by proxy, its children."""
     for name in PROXIES:

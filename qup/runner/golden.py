@@ -82,15 +82,14 @@ def _anonymous(nic: Nic, machine_id: str, index: int) -> Nic:
 
 
 def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Template:
-    """Make the template for a plan; the caller holds the lock of its key.
+    """Make the template for a plan; the caller holds the lock of its key, and has cleared the
+    folder that it is made in.
 
     Raises:
         GuestError: the guest doesn't come up; it would not without a template either.
         NoTemplate: it came up, but can't be made a template; the message says why.
     """
-    making = ctx.templates.making_folder(key)
-    shutil.rmtree(making, ignore_errors=True)
-    make_private(making)
+    making = make_private(ctx.templates.making_folder(key))
     folder = MachineFolder(making / plan.identity.name)
     work = _Making(ctx, config, plan_golden(plan), box, folder)
     try:
@@ -100,7 +99,7 @@ def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
         raise NoTemplate(str(explain_os_error("make a template in", making, exc))) from exc
     finally:
         work.runtime.remove()
-        shutil.rmtree(making, ignore_errors=True)
+        ctx.templates.clear_making(key)
 
 
 def check_space(folder: Path, memory: int) -> None:

@@ -110,6 +110,7 @@ def choose_origin(
 
 def _find_or_make(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Origin:
     name = plan.identity.name
+    ctx.templates.clear_making(key)
     template = find_template(ctx, name, box, key)
     if template is None:
         visible = describe_visible(plan, emulator_for(ctx, plan))

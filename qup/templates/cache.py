@@ -110,6 +110,10 @@ class TemplateCache:
         """Where a template of a key is made."""
         return self.root / f".making-{key}"
 
+    def clear_making(self, key: str) -> None:
+        """Remove what was left of making a template; its lock is held."""
+        shutil.rmtree(self.making_folder(key), ignore_errors=True)
+
     def folder(self, template_id: str) -> Path:
         """Where the files of a template are."""
         if not _ID.fullmatch(template_id):

@@ -83,10 +83,9 @@ shell = "echo provisioned"
 
 
 @pytest.mark.vm
-def test_files_on_disk_are_documented(
-    vm_project: Callable[..., Path], sandbox: Any, qup: Any
-) -> None:
-    folder = vm_project(QUPFILE)
+def test_files_on_disk_are_documented(project: Callable[..., Path], sandbox: Any, qup: Any) -> None:
+    """With a cache of its own: in the shared one other tests are at work."""
+    folder = project(QUPFILE)
     qup("up").ok()
     qup("console").ok()
     qup("trust").ok()
