@@ -208,7 +208,7 @@ def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     combined = hashlib.sha256(json.dumps(_what_boots(spec), sort_keys=True).encode())
     for name in sorted(files):
         combined.update(f"{name} {files[name].sha256}\n".encode())
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="microseconds")  # two may be made in one second
     box = Box(spec, combined.hexdigest(), files, dict(details), now)
     for name in files:
         (folder / name).chmod(0o444)

@@ -113,10 +113,10 @@ def test_without_a_user_network_there_is_no_forward(
 
 
 def test_a_range_is_tried_from_end_to_end_until_qemu_takes_one() -> None:
-    monitor = FakeMonitor({0: []}, busy={42101, 42102})
+    monitor = FakeMonitor({0: []}, busy={21101, 21102})
     forward = parse_forward("0:22")
-    opened = add_forward(monitor, forward, ranges={0: PortRange(42101, 42103)})
-    assert opened.forward.host == 42103
+    opened = add_forward(monitor, forward, ranges={0: PortRange(21101, 21103)})
+    assert opened.forward.host == 21103
     assert len(monitor.asked) == 3
 
 
@@ -134,16 +134,16 @@ def test_qemu_is_not_bothered_with_ports_that_are_taken() -> None:
 
 
 def test_a_full_range_is_gone_through_twice_and_said() -> None:
-    monitor = FakeMonitor({0: []}, busy={42101, 42102})
-    with pytest.raises(MachineError, match="no port from 42101-42102 is free") as caught:
-        add_forward(monitor, parse_forward("0:22"), ranges={0: PortRange(42101, 42102)})
+    monitor = FakeMonitor({0: []}, busy={21101, 21102})
+    with pytest.raises(MachineError, match="no port from 21101-21102 is free") as caught:
+        add_forward(monitor, parse_forward("0:22"), ranges={0: PortRange(21101, 21102)})
     assert "ports" in (caught.value.hint or "")
     assert len(monitor.asked) == 4
 
 
 def test_a_range_is_for_ports_that_are_left_open() -> None:
     monitor = FakeMonitor({0: []})
-    opened = add_forward(monitor, parse_forward("9000:22"), ranges={0: PortRange(42101, 42102)})
+    opened = add_forward(monitor, parse_forward("9000:22"), ranges={0: PortRange(21101, 21102)})
     assert opened.forward.host == 9000
 
 
