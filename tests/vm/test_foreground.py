@@ -90,6 +90,7 @@ def test_in_a_terminal(lab: Lab) -> None:
 
     with open_terminal(lab, "up", "--nographic") as terminal:
         terminal.expect("after-2")  # what came before
+        prompt(terminal, "\r")  # what is typed before the terminal is the guest's is lost
         terminal.type("sudo poweroff\r")
         assert terminal.code() == 0
         terminal.expect("powered off by itself")

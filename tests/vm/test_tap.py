@@ -78,7 +78,7 @@ MADE += TAP.replace("[machine.network]", "[[machine.networks]]") + 'interface = 
 
 def test_a_tap_that_qup_makes_is_gone_with_the_machine(net: Net, lab: Lab) -> None:
     """After kill -9 of QEMU, after down, and after destroy."""
-    net.serve_dhcp("vm0", "192.168.7.20", "192.168.7.30")
+    net.serve_dhcp("vm0", "192.168.7.20", "192.168.7.29")
     lab.write(MADE)
     assert "ifname=vm0" in lab("plan", "--qemu").ok().stdout
     done = lab("up").ok()
