@@ -115,7 +115,7 @@ def raw_terminal() -> Iterator[None]:
         return
     before = termios.tcgetattr(sys.stdin)
     try:
-        tty.setraw(sys.stdin)
+        tty.setraw(sys.stdin, termios.TCSADRAIN)  # what was typed already is for the guest
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

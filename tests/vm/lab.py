@@ -152,7 +152,6 @@ def open_lab(
         yield lab
     finally:
         said = lab("destroy", "-y") if (lab.folder / ".qup" / "machines").is_dir() else None
-        # An ssh that was just opened ends when it finds nobody, within its ConnectTimeout.
-        leaks = kill_leaks(str(box.root), patience=35.0)
+        leaks = kill_leaks(str(box.root))
         shutil.rmtree(box.root, ignore_errors=True)
     assert not leaks, "\n".join(["left running:", *leaks, str(said)])

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Done, run_qup
+from tests.conftest import ROOT, Done, find_processes, run_qup
 from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
 from tests.vm.netns import HELPER, Net, open_net, wait_for_links
 
@@ -168,6 +168,11 @@ def test_machines_on_a_bridge(net: Net, lab: Lab) -> None:
     assert lab.sh("hostname", "a") == "a\n"
     lab("destroy", "-y").ok()
     assert wait_for_links(net, {"br0"})
+
+    # A shared connection that was just being opened gives up when it finds nobody.
+    lab("destroy", "-y").ok()
+    mark = f"ssh\0-F\0{lab.folder}/"
+    assert wait_until(lambda: not find_processes(mark), 35)
 
 
 # --- as somebody who isn't root -----------------------------------------------------------------
