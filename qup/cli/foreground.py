@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from qup.runner.context import Context
-    from qup.runner.up import UpOptions
+    from qup.runner.work import UpOptions
 
 LOOK = 2.0
 """Seconds between two looks whether a machine that nobody has a hand on stands still."""

@@ -245,7 +245,8 @@ class _Run:
         from qup.guest.sync import PLACE
         from qup.runner.provision import Wanted
         from qup.runner.throwaway import run_command
-        from qup.runner.up import UpOptions, up
+        from qup.runner.up import up
+        from qup.runner.work import UpOptions
 
         options = UpOptions(wanted=Wanted(none=not self.provision), cold=self.cold, mortal=True)
         machine = self.context.project.machine(self.config.name)

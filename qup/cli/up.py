@@ -20,7 +20,7 @@ from qup.runner.stopwatch import PHASES, process_age, read_timings
 if TYPE_CHECKING:
     from qup.model.config import Config
     from qup.runner.context import Context
-    from qup.runner.up import UpOptions
+    from qup.runner.work import UpOptions
     from qup.ui import Interface
 
 TrustAccelerator = Annotated[
@@ -240,7 +240,8 @@ def provision(
     Examples: `qup provision`, `qup provision web --with database`
     """
     from qup.runner.provision import Wanted
-    from qup.runner.up import UpOptions, provision_again
+    from qup.runner.up import provision_again
+    from qup.runner.work import UpOptions
     from qup.ui import open_interface
 
     with open_interface(as_json=as_json, quiet=quiet) as show:
@@ -263,7 +264,7 @@ def make_options(
 ) -> UpOptions:
     """What was asked of a start besides the configuration."""
     from qup.runner.provision import Wanted
-    from qup.runner.up import UpOptions
+    from qup.runner.work import UpOptions
 
     _check_steps(config, steps or [])
     wanted = Wanted(none=no_provision, only=tuple(steps or ()))

@@ -51,6 +51,7 @@ from qup.runner.snapshots import (
     remove_leftovers,
     write_mark,
 )
+from qup.runner.start import connect
 from qup.runner.stillness import refresh
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.warm import find_base
@@ -319,8 +320,6 @@ class _Restoring:
     def _connect(
         self, plan: Plan, state: State, engine: Engine, open_now: Sequence[OpenForward]
     ) -> list[MachineError]:
-        from qup.runner.up import connect  # which imports this module
-
         state, failures = connect(self.ctx, self.config, self.folder, plan, state, engine)
         assert state.launch is not None
         runtime, keys = RuntimeFolder.of(state.launch.runtime), SshFolder(self.folder.ssh)

@@ -17,7 +17,8 @@ from qup.runner.materials import describe_box, fetch_box
 from qup.runner.observe import BROKEN, observe
 from qup.runner.prepare import find_box
 from qup.runner.stop import down
-from qup.runner.up import UpOptions, check_start, up
+from qup.runner.up import check_start, up
+from qup.runner.work import UpOptions
 from qup.store import create_folders, read_state, write_state
 
 

@@ -21,13 +21,13 @@ COUNT = 20
 # The guest is a firmware that finds nothing to boot: its sshd is taken as read.
 SCRIPT = f"""
 import sys
-import qup.runner.up as up
+import qup.runner.start as start
 from qup.cli.main import run
 from qup.paths import find_project
 from qup.runner.observe import observe
 from pathlib import Path
 
-up.wait_until_ready = lambda ctx, folder, plan, state, *rest, **more: state
+start.wait_until_ready = lambda ctx, folder, plan, state, *rest, **more: state
 folder = find_project(Path()).machine("default")
 pids = []
 for number in range({COUNT} + 1):

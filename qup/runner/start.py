@@ -1,0 +1,294 @@
+"""A machine whose QEMU doesn't live: it is booted, or restored from a template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from qup.errors import GuestError, Interrupted, MachineError, QupError
+from qup.files import rotate_file
+from qup.guest.discovery import GIVEN, Place
+from qup.host import boot_id
+from qup.model.box import Box
+from qup.model.config import MachineConfig
+from qup.model.events import Timings as TimingsEvent
+from qup.model.network import SSH_PORT
+from qup.model.plan import Plan
+from qup.model.state import Launch, State
+from qup.paths import MachineFolder, RuntimeFolder, runtime_folder
+from qup.process import run
+from qup.qemu.engine import Engine
+from qup.qemu.engine import start as start_qemu
+from qup.runner.changes import read_plan, tell_obstacles, write_plan
+from qup.runner.context import Context
+from qup.runner.display import announce_display, display_of
+from qup.runner.drives import check_disks
+from qup.runner.firstboot import finish_first_boot
+from qup.runner.foreground import attach_console
+from qup.runner.forwards import apply_forwards, open_way_in, write_kept
+from qup.runner.layout import layout_for
+from qup.runner.materials import check_disk, discard_disks, now, prepare, require_box
+from qup.runner.observe import CRASHED, Observation, observe
+from qup.runner.peers import share_names
+from qup.runner.preflight import Itself, check_computer
+from qup.runner.prepare import find_firmware, new_identity
+from qup.runner.provision import BEFORE
+from qup.runner.ready import wait_until_ready
+from qup.runner.stop import clean_up, stop_locked
+from qup.runner.stopwatch import Timings, write_timings
+from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
+from qup.runner.whereabouts import forget_place, note_place
+from qup.runner.work import UpOptions, Work, report
+from qup.store import forget, is_copy, read_state, remember, write_state, write_undo
+from qup.templates.cache import Template
+
+ACTION_TIMEOUT = 20.0
+OWN_LOG_LIMIT = 1 << 20
+"""Bytes of QEMU's and qup's logs that are kept over a start, and as much again before them."""
+
+
+def connect(
+    ctx: Context,
+    config: MachineConfig,
+    folder: MachineFolder,
+    plan: Plan,
+    state: State,
+    engine: Engine,
+) -> tuple[State, list[MachineError]]:
+    """Open the forwards of a guest that was restored as the machine it was, and let it go.
+
+    Returns:
+        The state, and what could not be opened.
+    """
+    return Starting(ctx, config, UpOptions(), folder).connect(plan, state, engine, None)
+
+
+class Starting(Work):
+    """A machine that is started."""
+
+    def start(self, seen: Observation) -> bool:
+        """Start a machine that isn't running."""
+        old = self._recover(seen)
+        watch = self.ctx.watch
+        box = require_box(self.ctx, self.config, old)
+        watch.lap("box")
+        plan = self.plan(old, box.spec, box.digest)
+        watch.lap("plan")
+        check_computer(self.ctx, self.config, self.folder, plan)
+        if old is not None:
+            tell_obstacles(self.ctx, self.folder, plan.to_dict())
+        announce_display(self.ctx, self.config, plan)
+        if self.options.anew and old is not None:
+            discard_disks(self.folder)
+            old = None
+        watch.lap("preflight")
+        with watch.around("template"):
+            origin = choose_origin(
+                self.ctx, self.config, plan, box, state=old, cold=self.options.cold
+            )
+        try:
+            state, failures = self._bring_up(plan, box, old, origin)
+        except QupError as exc:
+            if origin.template is None or isinstance(exc, Interrupted):
+                raise
+            # It never was: killed from here on, it is a new one for the next `up`.
+            self.folder.state.unlink(missing_ok=True)
+            set_aside(self.ctx, self.name, origin.template, exc.message)
+            origin = Origin(reason="the template failed")
+            state, failures = self._bring_up(plan, box, old, origin)
+        share_names(self.ctx, self.config, login=plan.seed_form.login)
+        watch.lap("names")
+        if old is None and plan.seed_form.login:
+            finish_first_boot(self.ctx, self.folder, plan)
+            watch.lap("first-boot")
+        if self.provision(plan, state)[1]:
+            watch.lap("provision")
+        self._note_timings(state, origin)
+        report(self.name, failures)
+        return True
+
+    def _note_timings(self, state: State, origin: Origin) -> None:
+        """Keep what this start took, and tell it."""
+        self.ctx.watch.lap("end")
+        assert state.launch is not None
+        template = origin.template.id if origin.template else None
+        timings = Timings(state.launch.started, template, self.ctx.watch.phases)
+        write_timings(self.folder, timings)
+        total = round(timings.total, 3)
+        self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
+
+    def _bring_up(
+        self, plan: Plan, box: Box, old: State | None, origin: Origin
+    ) -> tuple[State, list[MachineError]]:
+        """Start a machine, restored or booted, until ssh answers."""
+        template = origin.template
+        base = find_base(self.ctx, box, old, template)
+        key = template.id if template else None
+        watch = self.ctx.watch
+        state = prepare(self.ctx, self.config, self.folder, plan, box, old, base, key)
+        watch.lap("disk")
+        state, ran = self.provision(plan, state, BEFORE)
+        if ran:
+            watch.lap("provision")
+        runtime = runtime_folder(state.id)
+        state = self._record(plan, state, runtime, restored=template is not None)
+        with self._undo_on_failure(state):
+            engine = self._launch(plan, box, runtime, origin)
+            with self._end_on_failure(engine, for_good=template is not None):
+                watch.lap("restore" if template else "launch")
+                state, failures = self.connect(plan, state, engine, template)
+                state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
+            engine.close()
+        watch.lap("login")
+        if template:
+            self.ctx.templates.settle(template)
+            watch.lap("template")
+        return state, failures
+
+    def check(self) -> None:
+        """Look whether a start could work, without touching a machine that runs."""
+        own = observe(self.folder, thorough=False).pid
+        state = read_state(self.folder)
+        box = require_box(self.ctx, self.config, state)
+        plan = self.plan(state, box.spec, box.digest)
+        itself = Itself(own, display_of(read_plan(self.folder)))
+        check_computer(self.ctx, self.config, self.folder, plan, itself)
+        if state is not None:
+            base = find_base(self.ctx, box, state)
+            check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
+        check_disks(self.name, self.folder, plan)
+
+    def _recover(self, seen: Observation) -> State | None:
+        """The state to go on from: a copy becomes a machine of its own, and what a start that
+        nobody ended properly left behind is cleaned up.
+        """
+        old = seen.state
+        if old is not None and is_copy(old, self.folder):
+            self.ctx.tell(self.name, f"this is a copy of one in {old.project}; it gets its own id")
+            fresh = new_identity(self.name)
+            return replace(old, id=fresh.id, uuid=fresh.uuid, launch=None)
+        if old is None or old.launch is None:
+            return old
+        if seen.status == CRASHED:
+            self.ctx.tell(self.name, f"recovering: {seen.detail}")
+        clean_up(self.ctx, self.folder, old)
+        if old.launch.restored and not old.launch.ready:
+            # Cut off between being the template's guest and being itself: it never was.
+            forget(old.id)
+            self.folder.state.unlink(missing_ok=True)
+            return None
+        return old.with_launch(None)
+
+    def _record(self, plan: Plan, state: State, runtime: RuntimeFolder, *, restored: bool) -> State:
+        """Write down what is about to happen, before it does."""
+        write_undo(state.id, [action.undo for action in plan.actions])
+        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root), restored=restored)
+        state = state.with_launch(launch)
+        write_state(self.folder, state)
+        remember(state, self.ctx.project)
+        return state
+
+    def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder, origin: Origin) -> Engine:
+        program = self.ctx.host.which(plan.program)
+        assert program is not None
+        rotate_file(self.folder.log("serial"))
+        for stream in ("qemu", "qup"):
+            rotate_file(self.folder.log(stream), over=OWN_LOG_LIMIT)
+        template, mortal = origin.template, self.options.mortal
+        title = f"restoring template {template.id}" if template else "starting QEMU"
+        with self.ctx.phase(self.name, "launch", title) as phase:
+            for action in plan.actions:
+                run(action.do, timeout=ACTION_TIMEOUT)
+            firmware = find_firmware(self.ctx, plan)
+            layout = layout_for(
+                plan,
+                self.folder,
+                self.ctx.boxes.folder(box.digest),
+                program,
+                firmware=firmware and firmware.code,
+            )
+            if template:
+                engine = restore(
+                    self.ctx, plan, layout, self.folder, runtime, template, mortal=mortal
+                )
+            else:
+                cwd = self.ctx.project.root
+                engine = start_qemu(plan, layout, self.folder, runtime, cwd, mortal=mortal)
+            phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
+            if origin.reason:
+                phase.result += f"; cold boot: {origin.reason}"
+            return engine
+
+    def connect(
+        self, plan: Plan, state: State, engine: Engine, template: Template | None
+    ) -> tuple[State, list[MachineError]]:
+        """Open the forwards, let the guest go, and write down where ssh will find it, if that
+        is known.
+        """
+        assert state.launch is not None
+        nic = plan.nics[plan.ssh_nic].plan
+        place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
+        if not nic.ssh_address and not nic.discover:
+            way_in = open_way_in(engine.control, plan)
+            place = Place(way_in.address, way_in.host)
+        applied = apply_forwards(engine.control, plan, (), own=place.port)
+        write_kept(self.folder, applied.kept)
+        if self.options.attach:
+            console = RuntimeFolder.of(state.launch.runtime).console
+            attach_console(engine.control, console, self.options.attach)
+        engine.control.execute("cont")
+        self.ctx.watch.lap("forwards")
+        if template:  # until then it is nobody, and nobody may be told where it is
+            runtime = RuntimeFolder.of(state.launch.runtime)
+            become(self.ctx, self.folder, plan, template, runtime)
+            self.ctx.watch.lap("identity")
+        engine.control.close()  # it serves one client: now `qup status` may ask
+        launch = replace(
+            state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login
+        )
+        state = state.with_launch(launch)
+        if place.address:
+            state = note_place(self.folder, state, place, plan)
+        else:
+            state = forget_place(self.folder, state)  # of an earlier start
+        write_plan(self.folder, plan.to_dict())
+        return state, applied.failures
+
+    # --- When it fails ---
+
+    @contextmanager
+    def _undo_on_failure(self, state: State) -> Iterator[None]:
+        """Take back what was done to the host, unless the guest was left running."""
+        try:
+            yield
+        except BaseException as exc:
+            seen = observe(self.folder, thorough=False)
+            if not seen.alive:
+                clean_up(self.ctx, self.folder, state)
+            elif not seen.let_go:  # interrupted after QEMU was born and before anybody held it
+                stop_locked(self.ctx, self.folder, seen, force=True, timeout=0.0)
+            if isinstance(exc, KeyboardInterrupt):
+                raise Interrupted from None
+            raise
+
+    @contextmanager
+    def _end_on_failure(self, engine: Engine, *, for_good: bool) -> Iterator[None]:
+        """End QEMU when a start fails, unless a look into the guest may tell why.
+
+        Args:
+            engine: QEMU.
+            for_good: there is no use in a look.
+        """
+        try:
+            yield
+        except GuestError as exc:
+            if exc.worth_a_look and not for_good and engine.process.poll() is None:
+                engine.close()
+                exc.hint = f"{exc.hint}; it was left running, 'qup down {self.name}' stops it"
+            else:
+                engine.kill()
+            raise
+        except BaseException:
+            engine.kill()
+            raise

@@ -1,0 +1,90 @@
+"""What each way of bringing a machine up needs: the machine, what is asked of it, its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qup.errors import MachineError
+from qup.model.box import BoxSpec
+from qup.model.config import MachineConfig
+from qup.model.plan import Plan
+from qup.model.state import State
+from qup.paths import MachineFolder
+from qup.runner.context import Context
+from qup.runner.foreground import Attach
+from qup.runner.prepare import identity_of, make_plan, new_identity
+from qup.runner.provision import DURING, Wanted, provision
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What can be asked of ``up`` besides the configuration.
+
+    Attributes:
+        trust_accelerator: don't prove the accelerator that the configuration names.
+        wanted: which provisioning steps are to run.
+        attach: connects to the console; called before the guest prints anything.
+        cold: boot a new machine, even if there is a template that fits.
+        mortal: QEMU ends with this process, however that ends.
+        anew: begin with a new disk, as at the first start; the machine stays who it is.
+    """
+
+    trust_accelerator: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
+    attach: Attach | None = None
+    cold: bool = False
+    mortal: bool = False
+    anew: bool = False
+
+
+@dataclass
+class Work:
+    """A machine that is being brought up.
+
+    Attributes:
+        ctx: the surroundings.
+        config: what is asked of it.
+        options: what is asked besides.
+        folder: its folder.
+    """
+
+    ctx: Context
+    config: MachineConfig
+    options: UpOptions
+    folder: MachineFolder
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    def plan(self, state: State | None, spec: BoxSpec, digest: str) -> Plan:
+        """The plan for now."""
+        identity = identity_of(state) if state else new_identity(self.name)
+        trust = self.options.trust_accelerator
+        return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
+
+    def provision(
+        self, plan: Plan, state: State, moments: Sequence[str] = DURING
+    ) -> tuple[State, bool]:
+        """Run the provisioning steps of some moments; whether there were any."""
+        wanted = self.options.wanted
+        return provision(
+            self.ctx, self.config, plan, self.folder, state, wanted=wanted, moments=moments
+        )
+
+
+def report(machine: str, failures: list[MachineError]) -> None:
+    """Say at the very end which forwards could not be opened: the machine runs without.
+
+    Raises:
+        MachineError: some could not.
+    """
+    if failures:
+        raise MachineError(
+            f"machine {machine} runs, but {len(failures)} of its forwards could not be opened",
+            details="\n".join(failure.message for failure in failures),
+            hint=f"free the port and say 'qup up {machine}' again, or take another port"
+            " (0 picks one)",
+            machine=machine,
+        )
