@@ -8,11 +8,13 @@ from typing import Any
 
 from qup.drives import plan_disks
 from qup.errors import ConfigError
+from qup.folders import FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.cloud_config import add_script, write_cloud_config
 from qup.model.config import MachineConfig, MachineSettings, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
+from qup.model.folders import FolderPlan
 from qup.model.network import SSH_MODE, Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
@@ -53,6 +55,7 @@ class Facts:
         display: where the picture goes, once ``auto`` is settled.
         formats: the formats of the images of ``[[machine.disks]]``, by the disk's name.
         firmware: what ``qemu.firmware`` means here; None for QEMU's own BIOS.
+        folders: what the types of folders depend on.
     """
 
     machine_type: str
@@ -66,6 +69,7 @@ class Facts:
     display: str = NONE
     formats: Mapping[str, str] = field(default_factory=dict)
     firmware: Firmware | None = None
+    folders: FolderFacts = field(default_factory=FolderFacts)
 
 
 SSH_ONLY = NicPlan(
@@ -123,6 +127,7 @@ def plan_machine(
         display=_plan_display(facts.display),
         nographic=settings.qemu.nographic,
         seed_form=form,
+        folders=plan_folders(config, facts.box, facts.folders),
     )
 
 
@@ -285,6 +290,10 @@ def _disks_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _folder_in_words(folder: Mapping[str, Any]) -> str:
+    return str(FolderPlan(**folder))
+
+
 def _disk_in_words(disk: Mapping[str, Any]) -> str:
     words = [disk["image"] or format_size(disk["size"])]
     words += ["read-only"] if disk["read_only"] else []
@@ -322,6 +331,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "qemu.cpu": plan["cpu"],
             "qemu.display": (plan.get("display") or {"value": NONE})["value"],
             "qemu.firmware": "uefi" if plan["firmware"] else "bios",
+            "folders": "; ".join(map(_folder_in_words, plan.get("folders", ()))) or "none",
             "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
         }
     except (KeyError, TypeError, ValueError):  # written by another version of qup

@@ -193,7 +193,15 @@ def _damaged(box: Box, reason: str) -> BoxError:
 
 def _settle(asked: BoxSpec, made: BoxSpec) -> BoxSpec:
     """A box as it turned out to be, by the name under which it was asked for."""
-    return replace(made, name=asked.name, source=asked.source, arch=asked.arch, key=asked.key)
+    mounts = made.mounts if asked.mounts is None else asked.mounts
+    return replace(
+        made,
+        name=asked.name,
+        source=asked.source,
+        arch=asked.arch,
+        key=asked.key,
+        mounts=mounts,
+    )
 
 
 def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
@@ -220,7 +228,9 @@ def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
 
 def _what_boots(spec: BoxSpec) -> dict[str, object]:
     """What of a spec makes one box different from another with the same files."""
-    return {key: value for key, value in asdict(spec).items() if key not in ("name", "key")}
+    return {
+        key: value for key, value in asdict(spec).items() if key not in ("name", "key", "mounts")
+    }
 
 
 def _flush(path: Path) -> None:
@@ -242,13 +252,22 @@ def _mtime(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def _read_spec(data: Mapping[str, Any]) -> BoxSpec:
+    mounts = data.get("mounts")
+    lists = {
+        "buses": tuple(data.get("buses", ())),
+        "mounts": mounts if mounts is None else tuple(mounts),
+    }
+    return BoxSpec(**{**data, **lists})
+
+
 def _read_manifest(path: Path) -> Box:
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
         if data["schema"] != BOX_SCHEMA:
             raise ValueError(f"schema {data['schema']}")
         return Box(
-            spec=BoxSpec(**{**data["spec"], "buses": tuple(data["spec"].get("buses", ()))}),
+            spec=_read_spec(data["spec"]),
             digest=str(data["digest"]),
             files={name: BoxFile(**file) for name, file in data["files"].items()},
             details=dict(data["details"]),

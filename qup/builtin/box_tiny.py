@@ -38,7 +38,17 @@ class Tiny:
         cmdline = recipe.CMDLINE.format(console=recipe.ARCHES[recipe.ALIASES[arch]].console)
         # Debian's kernel for clouds has drivers for a PC's old IDE, and none for SATA.
         buses = ("virtio", "ide")
-        return BoxSpec(NAME, NAME, arch, recipe.RECIPE, key, cmdline=cmdline, efi=True, buses=buses)
+        return BoxSpec(
+            NAME,
+            NAME,
+            arch,
+            recipe.RECIPE,
+            key,
+            cmdline=cmdline,
+            efi=True,
+            buses=buses,
+            mounts=("virtiofs",),  # the same kernel has no 9p
+        )
 
     def fetch(
         self,

@@ -169,6 +169,7 @@ def _print_plan(name: str, item: Plan) -> None:
         "memory": format_size(item.memory_mib * MIB),
         "disk": format_size(size),
         **_describe_drives(item),
+        **_describe_folders(item),
         "hostname": item.seed.hostname,
         **_nic_rows(item),
         "ssh": f"as {item.seed.user}",
@@ -212,6 +213,14 @@ def _describe_drives(item: Plan) -> dict[str, str]:
     words = words_of(item)
     rows = {"disks": words["disks"]} if words["disks"] != "none" else {}
     return rows | ({"firmware": item.firmware.description} if item.firmware else {})
+
+
+def _describe_folders(item: Plan) -> dict[str, str]:
+    """A row for each folder: what it is, and why it is of its type."""
+    return {
+        f"folders.{index}": f"{folder}{f'; {folder.reason}' if folder.reason else ''}"
+        for index, folder in enumerate(item.folders)
+    }
 
 
 def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:

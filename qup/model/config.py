@@ -30,6 +30,7 @@ from qup.model.fields import (
     DiskSize,
     Display,
     Duration,
+    GuestFolder,
     Hostname,
     ImageFormat,
     IoName,
@@ -40,6 +41,7 @@ from qup.model.fields import (
     StepName,
     User,
 )
+from qup.model.folders import MAX_FOLDERS, MOUNTED
 from qup.model.network import Seat
 from qup.model.settings import summarize
 
@@ -131,6 +133,46 @@ class DiskSettings(Settings):
         return self
 
 
+class FolderSettings(Settings):
+    """``[[machine.folders]]``"""
+
+    host: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
+        description="The folder on this computer; its path is relative to the Qupfile."
+    )
+    guest: GuestFolder = Field(description="Where the guest has it: an absolute path.")
+    type: Literal["auto", "virtiofs", "9p", "rsync", "tar", "sftp"] = Field(
+        default="auto",
+        description="How it gets there: mounted by 'virtiofs' or '9p', or copied by 'rsync', 'tar'"
+        " or 'sftp'. 'auto' takes the first that works, in this order, and says why.",
+    )
+    read_only: bool = Field(
+        default=False, description="Whether the guest can't change what is mounted."
+    )
+    exclude: tuple[Annotated[str, Field(min_length=1, max_length=4096)], ...] = Field(
+        default=(),
+        max_length=100,
+        description="Patterns of what is not copied: '*.log' anywhere, '/build' at the top, 'x/'"
+        " for folders only. A folder with patterns is copied, never mounted.",
+    )
+    delete: bool = Field(
+        default=False,
+        description="Whether copying removes from the guest's folder what isn't in yours, also what"
+        " qup did not put there.",
+    )
+
+    @model_validator(mode="after")
+    def _check_type(self) -> FolderSettings:
+        if "\0" in self.host or any("\0" in item for item in self.exclude):
+            raise ValueError("a path has no NUL character")
+        if self.type in MOUNTED:
+            for key, value in (("exclude", self.exclude), ("delete", self.delete)):
+                if value:
+                    raise ValueError(
+                        f"{key!r} is for folders that are copied, and {self.type!r} mounts"
+                    )
+        return self
+
+
 def name_disk(disk: DiskSettings, index: int) -> str:
     """A further disk's name; one without is called after its place in the list, from 0."""
     return disk.name or f"disk{index + 1}"
@@ -155,6 +197,11 @@ class MachineSettings(Settings):
         default=(),
         max_length=MAX_DISKS,
         description="Further disks, each a table.",
+    )
+    folders: tuple[FolderSettings, ...] = Field(
+        default=(),
+        max_length=MAX_FOLDERS,
+        description="Folders of this computer that the guest has, too, each a table.",
     )
     hostname: Hostname | None = Field(default=None, description=summarize("hostname"))
     boot_timeout: Duration = Field(

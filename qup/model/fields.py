@@ -45,6 +45,7 @@ MAX_DISKS = 16
 MAX_MEMORY = 4 * units.TIB
 MAX_DISK = 64 * units.TIB
 MAX_CPUS = 1024
+MAX_GUEST_PATH = 1024
 MAX_USER_DATA = 512 * units.KIB
 
 
@@ -153,6 +154,34 @@ BoxName = Annotated[
             ]
         }
     ),
+]
+_SYSTEM = re.compile(
+    "bin|boot|dev|etc|home|lib(32|64|x32)?|opt|proc|root|run|s?bin|sys|tmp|usr|var"
+)
+"""Folders of a guest that nothing may be laid over, or its programs lose what they need."""
+_KERNELS = ("dev", "proc", "sys")
+
+
+def _guest_folder(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    shown = units.shorten(value)
+    if not value.startswith("/"):
+        raise ValueError(f"{shown} is not an absolute path, such as '/srv/app'")
+    if "\0" in value or len(value) > MAX_GUEST_PATH:
+        raise ValueError(f"{shown} is no path: it has a NUL character or is too long")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"{shown} has '..' in it: write where it leads to")
+    if not parts or parts[0] in _KERNELS or (len(parts) == 1 and _SYSTEM.fullmatch(parts[0])):
+        raise ValueError(f"{shown} is the guest's own: take another folder, such as '/srv/app'")
+    return "/" + "/".join(parts)
+
+
+GuestFolder = Annotated[
+    str,
+    BeforeValidator(_guest_folder),
+    WithJsonSchema({"type": "string", "pattern": "^/", "examples": ["/srv/app"]}),
 ]
 ImageFormat = Literal["qcow2", "raw"]
 CacheName = Literal["default", "none", "writethrough", "writeback", "directsync", "unsafe"]

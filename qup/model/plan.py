@@ -15,6 +15,7 @@ from typing import Any
 
 from qup.model.box import BoxSpec
 from qup.model.drives import DISK, VIRTIO
+from qup.model.folders import FolderPlan
 from qup.model.network import AddressPlan, HostAction, NicPlan
 from qup.model.seed import NOCLOUD, SeedForm
 
@@ -235,6 +236,7 @@ class Plan:
     display: DisplayPlan | None = None
     nographic: bool = False
     seed_form: SeedForm = CD
+    folders: tuple[FolderPlan, ...] = ()
     schema: int = PLAN_SCHEMA
 
     @property

@@ -21,6 +21,7 @@ from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
 from qup.qupfile.drive_rules import check_drives
+from qup.qupfile.folder_rules import check_folders
 from qup.qupfile.layers import (
     DEFAULT_MODE,
     RIVALS,
@@ -107,6 +108,7 @@ def load(
     displays = {name: draft.display for name, draft in drafts.items()}
     rules.check_displays(displays, stacks, problems)
     check_drives({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
+    check_folders({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}

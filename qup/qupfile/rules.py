@@ -14,6 +14,7 @@ from qup.model.display import Display, VncAddress, explain_distrust, parse_displ
 from qup.model.network import ANY_ADDRESS, Forward
 from qup.model.units import shorten
 from qup.qupfile import explain
+from qup.qupfile.folder_rules import leads_out
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
 from qup.toml_positions import KeyPath
@@ -68,6 +69,10 @@ def find_untrusted(
                 title = name_disk(disk, index)
                 text = f"{_show(json.dumps(disk.image))} (disk {title!r}, {reason})"
                 found.append(Untrusted(name, "disks", text))
+        for folder in machine.settings.folders:
+            if leads_out(folder, project):
+                text = f"{_show(json.dumps(folder.host))} (a folder outside of the project)"
+                found.append(Untrusted(name, "folders", text))
         for number, use in enumerate(machine.provision, 1):
             risk = getattr(provisioners[use.name], "risk", None)
             if risk is not None and (text := risk(use.options, project)):

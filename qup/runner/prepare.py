@@ -21,6 +21,7 @@ from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
 from qup.runner.drives import read_formats
+from qup.runner.folders import gather_facts
 from qup.runner.pins import find_pinned
 from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
@@ -131,9 +132,10 @@ def make_plan(
     def plan_nic(use: NetworkUse, request: NicRequest) -> NicPlan:
         return ctx.plugins.network_modes[use.mode].plan(use.options, request)
 
+    accelerator = choose_accelerator(ctx, config, trust=trust_accelerator).plan
     facts = Facts(
         machine_type=machine_type,
-        accelerator=choose_accelerator(ctx, config, trust=trust_accelerator).plan,
+        accelerator=accelerator,
         box=spec,
         box_digest=digest,
         provision=_steps(ctx, config),
@@ -141,6 +143,7 @@ def make_plan(
         display=settle_display(ctx.host, config),
         formats=read_formats(ctx.project, config),
         firmware=_firmware(ctx, config, spec, machine_type),
+        folders=gather_facts(ctx, config, accelerator.name),
         project=find_project_id(ctx.project) or secrets.token_hex(16),
         resolvers=ctx.host.resolvers,
     )

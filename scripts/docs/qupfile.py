@@ -41,6 +41,8 @@ def write_reference() -> str:
     ]
     disks = definitions["machine.DiskSettings"]["properties"]
     parts.append(_section("[[machine.disks]]", "", disks, definitions, variables=False))
+    folders = definitions["machine.FolderSettings"]["properties"]
+    parts.append(_section("[[machine.folders]]", "", folders, definitions, variables=False))
     properties = _properties(StepSettings)
     text = plain("What every step may have besides its provisioner.")
     parts.append(_section("[[machine.provision]]", "", properties, {}, text, variables=False))

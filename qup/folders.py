@@ -1,0 +1,89 @@
+"""From what was asked to the folders of a plan. Pure, a part of the planner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qup.model.box import BoxSpec
+from qup.model.config import FolderSettings, MachineConfig
+from qup.model.folders import AUTO, COPY, MOUNTED, ROOT, USER, VIRTIOFS, FolderPlan, Owner
+
+TCG = "tcg"
+
+
+@dataclass(frozen=True)
+class FolderFacts:
+    """What the choice of a type depends on besides the Qupfile.
+
+    Attributes:
+        obstacles: why a type can't work on this computer, by type; what isn't here can.
+        accelerator: the accelerator's name.
+        inside: for each folder that has something in it which no guest may see, such as
+            ``.qup``: why it can't be hidden from a mount here.
+    """
+
+    obstacles: Mapping[str, str] = field(default_factory=dict)
+    accelerator: str = TCG
+    inside: Mapping[str, str] = field(default_factory=dict)
+
+
+def plan_folders(config: MachineConfig, box: BoxSpec, facts: FolderFacts) -> tuple[FolderPlan, ...]:
+    """The machine's folders, each with its type, and why it has that."""
+    return tuple(
+        _plan(index, folder, box, facts) for index, folder in enumerate(config.settings.folders)
+    )
+
+
+def _plan(index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> FolderPlan:
+    kind: str = folder.type
+    reason = ""
+    if kind == AUTO:
+        kind, reason = _choose(folder, box, facts)
+    return FolderPlan(
+        id=f"folder{index}",
+        host=folder.host,
+        guest=folder.guest,
+        type=kind,
+        reason=reason,
+        read_only=folder.read_only,
+        exclude=folder.exclude,
+        delete=folder.delete,
+    )
+
+
+def _choose(folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> tuple[str, str]:
+    """The first type that works, and what is against those before it."""
+    if folder.exclude:
+        return COPY, "what is mounted is there as a whole, and this folder has 'exclude'"
+    reasons: list[str] = []
+    for kind in MOUNTED:
+        obstacle = find_obstacle(kind, folder.host, box, facts)
+        if obstacle is None:
+            return kind, "; ".join(reasons)
+        reasons.append(f"not {kind}: {obstacle}")
+    return COPY, "; ".join(reasons)
+
+
+def find_obstacle(kind: str, host: str, box: BoxSpec, facts: FolderFacts) -> str | None:
+    """Why a folder had better not be mounted by a type; None if it may.
+
+    Args:
+        kind: one of :data:`~qup.model.folders.MOUNTED`.
+        host: the folder, as the Qupfile names it.
+        box: the machine's box.
+        facts: what is known of this computer.
+    """
+    if box.mounts is not None and kind not in box.mounts:
+        return f"box {box.name} has no driver for it"
+    if kind in facts.obstacles:
+        return facts.obstacles[kind]
+    if kind == VIRTIOFS and facts.accelerator == TCG:
+        # Code that QEMU has translated is not translated anew when virtiofsd replaces the page.
+        return "emulation does not notice what another process writes into the guest's memory"
+    return facts.inside.get(host)
+
+
+def owner_for(user: str) -> Owner:
+    """The numbers of the account that a guest is logged in to, before it can be asked."""
+    return ROOT if user == "root" else USER
