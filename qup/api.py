@@ -462,10 +462,13 @@ class Provisioner(Protocol):
         options: the model of its options; its ``shorthand`` names the field that plain text
             stands for.
 
-    Two more may be left out. ``on_host = True`` says that it runs programs on this computer:
+    Three more may be left out. ``on_host = True`` says that it runs programs on this computer:
     then it may run before the machine is up, and does so at each ``up`` unless the Qupfile
-    says otherwise. ``risk(options, project)`` returns what a step of a stranger's Qupfile could
-    do to this computer, or None; what is returned needs ``qup trust``.
+    says otherwise. ``by_content = True`` says that what a step leaves in a guest follows from its
+    options and :meth:`digest` alone and holds nothing that is one machine's own, such as a key
+    or an address: a guest in which it has run may become a template for other machines, in
+    which it does not run then. ``risk(options, project)`` returns what a step of a stranger's
+    Qupfile could do to this computer, or None; what is returned needs ``qup trust``.
     """
 
     @property

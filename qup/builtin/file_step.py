@@ -43,6 +43,7 @@ class FileStep:
 
     name = "file"
     summary = "a file or a folder of the project, copied into the guest"
+    by_content = True
 
     @property
     def options(self) -> type[Settings]:

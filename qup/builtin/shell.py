@@ -42,6 +42,7 @@ class Shell:
 
     name = "shell"
     summary = "a script, inline or from a file, run in the guest"
+    by_content = True
 
     @property
     def options(self) -> type[Settings]:

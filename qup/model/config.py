@@ -272,6 +272,13 @@ class StepSettings(Settings):
         description="The moment: before QEMU starts (only for steps on this computer), when ssh"
         " answers, or after all steps with 'up'.",
     )
+    share: Literal["name", "all", "none"] | None = Field(
+        default=None,
+        description="Which new machines may be restored from a guest in which it has run, instead"
+        " of running it: 'name' (those of the same host name; the default for most), 'all' (also"
+        " others: what it does does not depend on the name), 'none' (it makes a secret, or tells"
+        " others of the machine: it and the steps after it run in each machine).",
+    )
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ class ProvisionStep:
         on: ``before-up``, ``up`` or ``after-up``.
         timeout: seconds; None for ever.
         on_host: whether it runs programs on this computer.
+        by_content: what it leaves in a guest follows from the digest.
+        share: ``name``, ``all``, ``none``, or empty; see :mod:`qup.templates.steps`.
     """
 
     provisioner: str
@@ -176,6 +178,8 @@ class ProvisionStep:
     on: str = "up"
     timeout: float | None = None
     on_host: bool = False
+    by_content: bool = False
+    share: str = ""
 
     @property
     def mark(self) -> str:
@@ -202,10 +206,17 @@ class TemplatePlan:
         key: names everything that a guest sees and that can't be changed later; a template
             with another key doesn't fit. None while the box isn't here, or with an obstacle.
         obstacle: why the machine can't have a template, or None.
+        provisioned: names that and the provisioning steps that come first: a guest in which they
+            have run is another template. None if there are none, or an obstacle.
+        steps: the numbers of these steps, from 1, in the order in which they run.
+        steps_obstacle: why the steps after them, or all of them, run in each machine; or None.
     """
 
     key: str | None = None
     obstacle: str | None = None
+    provisioned: str | None = None
+    steps: tuple[int, ...] = ()
+    steps_obstacle: str | None = None
 
 
 @dataclass(frozen=True)

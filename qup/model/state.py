@@ -38,6 +38,7 @@ class Launch:
         login: the guest has been told qup's key, so that ssh is waited for.
         of_template: it was restored from a snapshot of a guest that had been restored from a
             template: its memory and its lease are named as such a guest's are.
+        leases: of a guest that was a template's: see :class:`qup.templates.cache.Template`.
     """
 
     boot_id: str
@@ -52,6 +53,7 @@ class Launch:
     taps: tuple[TapLink, ...] = ()
     login: bool = True
     of_template: bool = False
+    leases: int = 1
 
     @property
     def templated(self) -> bool:

@@ -65,8 +65,8 @@ class Layout:
         sandbox: confine QEMU by seccomp; for Linux.
         memory: what the guest's memory is; None for QEMU's own way.
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
-        second_lease: the state's user network has given its first lease to the template's
-            card. The machine's own gets the second, which shall be the same address.
+        leases: how many leases the state's user network has given to cards that were the
+            template's. The machine's own gets the one after them, which shall be the same address.
         inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that read it from a share.
     """
@@ -81,7 +81,7 @@ class Layout:
     sandbox: bool = True
     memory: Memory | None = None
     incoming: bool = False
-    second_lease: bool = False
+    leases: int = 0
     inherit: tuple[int, ...] = ()
     seed_share: Path = Path("seed")
 
@@ -334,8 +334,8 @@ def _network(plan: Plan, layout: Layout) -> Iterator[Argument]:
         backend = dict(nic.plan.netdev)
         if nic.plan.tap is not None:
             backend |= _tap(name, nic.plan.tap, layout)
-        if layout.second_lease and backend["type"] == "user" and nic.plan.guest_address:
-            backend["dhcpstart"] = str(ip_address(nic.plan.guest_address) - 1)
+        if layout.leases and backend["type"] == "user" and nic.plan.guest_address:
+            backend["dhcpstart"] = str(ip_address(nic.plan.guest_address) - layout.leases)
         netdev = option_string(backend.pop("type"), {"id": name, **backend})
         # No boot ROM: a guest that never boots from the network starts sooner without.
         device = {"netdev": name, "mac": nic.mac, "romfile": ""}

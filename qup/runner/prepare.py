@@ -25,6 +25,7 @@ from qup.runner.folders import gather_facts
 from qup.runner.pins import find_pinned
 from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
+from qup.templates.steps import add_steps
 
 BIOS = "bios"
 """The value of ``qemu.firmware`` that leaves it to QEMU."""
@@ -150,8 +151,10 @@ def make_plan(
     seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
-    wanted = settings.templates
-    template = plan_template(plan, emulator_for(ctx, plan), wanted=wanted, system=ctx.host.system)
+    emulator, system = emulator_for(ctx, plan), ctx.host.system
+    template = plan_template(plan, emulator, wanted=settings.templates, system=system)
+    if template.key and plan.provision:
+        template = add_steps(template, plan, emulator, after=settings.after)
     return replace(plan, template=template)
 
 
@@ -209,6 +212,8 @@ def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
                 on=use.step.on,
                 timeout=use.step.timeout,
                 on_host=on_host,
+                by_content=bool(getattr(provisioner, "by_content", False)),
+                share=use.step.share or "",
             )
         )
     return tuple(steps)

@@ -270,6 +270,7 @@ class _Saving:
             hardware=hardware,
             waiting=waiting,
             of_template=launch.templated,
+            leases=launch.leases,
             pause=round(pause, 3),
         )
 

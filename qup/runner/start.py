@@ -132,7 +132,7 @@ class Starting(Work):
         if ran:
             watch.lap("provision")
         runtime = runtime_folder(state.id)
-        state = self._record(plan, state, runtime, restored=template is not None)
+        state = self._record(plan, state, runtime, template)
         with self._undo_on_failure(state):
             engine = self._launch(plan, box, runtime, origin)
             with self._end_on_failure(engine, for_good=template is not None):
@@ -180,10 +180,14 @@ class Starting(Work):
             return None
         return old.with_launch(None)
 
-    def _record(self, plan: Plan, state: State, runtime: RuntimeFolder, *, restored: bool) -> State:
+    def _record(
+        self, plan: Plan, state: State, runtime: RuntimeFolder, template: Template | None
+    ) -> State:
         """Write down what is about to happen, before it does."""
         write_undo(state.id, [action.undo for action in plan.actions])
-        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root), restored=restored)
+        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root))
+        if template is not None:
+            launch = replace(launch, restored=True, leases=template.leases)
         state = state.with_launch(launch)
         write_state(self.folder, state)
         remember(state, self.ctx.project)

@@ -191,7 +191,7 @@ def restore(
             layout,
             memory=Memory(f"/proc/self/fd/{handle}", share=False),
             incoming=True,
-            second_lease=True,
+            leases=template.leases,
             inherit=(handle,),
         )
         engine = start(plan, layout, folder, runtime, ctx.project.root, mortal=mortal)

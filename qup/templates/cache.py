@@ -77,7 +77,9 @@ class Template:
         files: its files by name.
         created: when, in seconds since the epoch.
         boot_id: the host's boot in which it was made.
-        seconds: what its boot took.
+        seconds: what its boot took, or the steps.
+        steps: names of the provisioning steps that have run in it, in their order.
+        leases: how many cards have had a lease of its user network.
     """
 
     id: str
@@ -90,6 +92,8 @@ class Template:
     created: float = 0.0
     boot_id: str = ""
     seconds: float = 0.0
+    steps: tuple[str, ...] = ()
+    leases: int = 1
 
 
 class TemplateCache:
@@ -364,6 +368,7 @@ def _read_manifest(path: Path) -> Template:
         if data.pop("schema") != SCHEMA:
             raise ValueError("another schema")
         files = {name: TemplateFile(**file) for name, file in data.pop("files").items()}
+        data["steps"] = tuple(data.get("steps", ()))
         template = Template(**data, files=files)
         if not _ID.fullmatch(template.id) or not _KEY.fullmatch(template.key):
             raise ValueError("no id")

@@ -135,9 +135,7 @@ TEMPLATE = replace(
     nics=(replace(TINY.nics[0], plan=replace(TINY.nics[0].plan, guest_address="10.0.2.15")),),
     template=TemplatePlan("k"),
 )
-RESTORED = replace(
-    PATHS, memory=Memory("/proc/self/fd/9,", share=False), incoming=True, second_lease=True
-)
+RESTORED = replace(PATHS, memory=Memory("/proc/self/fd/9,", share=False), incoming=True, leases=1)
 AWKWARD = Layout(
     program=Path("/opt/my qemu/qemu"),
     pidfile=Path("/it's, a=b/qemu.pid"),
