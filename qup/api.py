@@ -425,6 +425,10 @@ class Guest(Protocol):
         """Configuration for OpenSSH in which :attr:`name` is a host. Not there before 'up'."""
 
     @property
+    def environment(self) -> str | None:
+        """A script in the guest that sets the variables of ``[machine.env]``, if there are any."""
+
+    @property
     def time_left(self) -> float | None:
         """Seconds that the step may still take; None for any number."""
 

@@ -191,6 +191,11 @@ class SshFolder(NamedTuple):
     def config(self) -> Path:
         return self.root / "config"
 
+    @property
+    def environment(self) -> Path:
+        """What the guest was last told of ``[machine.env]``."""
+        return self.root / "environment"
+
 
 class RuntimeFolder(NamedTuple):
     """Sockets of one machine, and a link to its ssh folder that is safe to name anywhere."""

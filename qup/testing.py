@@ -181,6 +181,11 @@ class FakeGuest:
         return Path("/machine/ssh/config")
 
     @property
+    def environment(self) -> str | None:
+        """There are no variables."""
+        return None
+
+    @property
     def time_left(self) -> float | None:
         """As much as is wanted."""
         return None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _START = 'echo $$ >"$1" && shift && exec "$@"'
 _IN_FOLDER = 'cd "$1" && shift && exec "$@"'
+_WITH_VARIABLES = '[ ! -r "$1" ] || . "$1"; shift; exec "$@"'
 _KILL_TREE = """
 kill_tree() {
     for status in $(grep -l "^PPid:[[:space:]]*$1\\$" /proc/[0-9]*/status 2>/dev/null); do
@@ -128,6 +129,8 @@ def _run(
     words += [target, *options.args]
     if options.env:
         words = ["env", *(f"{name}={value}" for name, value in options.env.items()), *words]
+    if guest.environment:
+        words = ["sh", "-c", _WITH_VARIABLES, "sh", guest.environment, *words]
     if options.directory:
         words = ["sh", "-c", _IN_FOLDER, "sh", options.directory, *words]
     try:

@@ -91,6 +91,7 @@ def _replace_by_ssh(
         )
     if not guest_ssh.master_is_open(runtime):
         guest_ssh.spawn_master(keys, folder.name)
+    remote = guest_ssh.with_environment(keys, remote)
     words = guest_ssh.command(keys, folder.name, options, remote)
     try:
         os.execvp(words[0], words)

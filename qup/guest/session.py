@@ -31,12 +31,14 @@ class SshGuest:
         runtime: RuntimeFolder,
         *,
         timeout: float | None = None,
+        environment: str | None = None,
     ) -> None:
         """Reach a machine; ``timeout`` is in seconds from now, for all that is done in it."""
         self._machine = machine
         self._folder = folder
         self._runtime = runtime
         self._timeout = timeout
+        self._environment = environment
         self._began = time.monotonic()
 
     @property
@@ -47,6 +49,11 @@ class SshGuest:
     def ssh_config(self) -> Path:
         """Configuration for OpenSSH in which the machine's name is a host."""
         return self._folder.config
+
+    @property
+    def environment(self) -> str | None:
+        """A script in the guest that sets the variables of ``[machine.env]``, if there are any."""
+        return self._environment
 
     @property
     def time_left(self) -> float | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from qup.errors import GuestError, HostError
 from qup.files import write_atomic
+from qup.model.environment import PLACE
 from qup.paths import RuntimeFolder, SshFolder
 from qup.process import Result, describe_exit, missing_program, run
 
@@ -155,6 +156,17 @@ def command(
     if len(remote) == 1:
         return [*words, remote[0]]
     return [*words, shlex.join(remote)] if remote else words
+
+
+def with_environment(folder: SshFolder, remote: Sequence[str]) -> Sequence[str]:
+    """A remote command that has the variables of ``[machine.env]``, if the guest was told any.
+
+    A login shell reads them itself.
+    """
+    if not remote or not folder.environment.exists():
+        return remote
+    command = remote[0] if len(remote) == 1 else shlex.join(remote)
+    return [f"[ ! -r {PLACE} ] || . {PLACE}; {command}"]
 
 
 def master_is_open(runtime: RuntimeFolder) -> bool:

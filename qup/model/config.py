@@ -30,6 +30,7 @@ from qup.model.fields import (
     DiskSize,
     Display,
     Duration,
+    Environment,
     GuestFolder,
     Hostname,
     ImageFormat,
@@ -230,6 +231,11 @@ class MachineSettings(Settings):
     )
     cloud_init: CloudInit | None = Field(
         default=None, description="A cloud-config for the guest's first boot, as a table."
+    )
+    env: Environment = Field(
+        default={},
+        description="Variables for provisioning steps, login shells and 'qup ssh -- COMMAND' in the"
+        " guest. Nothing in it is a secret there.",
     )
     seeder: QemuWord | None = Field(default=None, description=summarize("seeder"))
     ssh: SshSettings = Field(

@@ -21,6 +21,7 @@ from pydantic import (
 from qup.model import units
 from qup.model.cloud_config import check_cloud_config
 from qup.model.display import AUTO, NONE, parse_display
+from qup.model.environment import NAME, check_environment
 from qup.model.reference import FORMATS, reference_of
 
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
@@ -132,6 +133,17 @@ CloudInit = Annotated[
     dict[str, Any],
     AfterValidator(_cloud_init),
     WithJsonSchema({"type": "object", "additionalProperties": True}),
+]
+Environment = Annotated[
+    dict[str, str | int],
+    AfterValidator(check_environment),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "propertyNames": {"pattern": json_pattern(NAME)},
+            "additionalProperties": {"type": ["string", "integer"]},
+        }
+    ),
 ]
 BoxName = Annotated[
     str,

@@ -199,9 +199,10 @@ def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
         provisioner = ctx.plugins.provisioners[use.name]
         inputs = provisioner.digest(use.options, ctx.project.root)
         options = use.options.model_dump(mode="json", by_alias=True)
-        text = json.dumps([use.name, options, inputs], sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
         on_host = bool(getattr(provisioner, "on_host", False))
+        seen = [config.settings.env] if config.settings.env and not on_host else []
+        text = json.dumps([use.name, options, inputs, *seen], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
         steps.append(
             ProvisionStep(
                 use.name,

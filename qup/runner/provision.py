@@ -10,6 +10,7 @@ from typing import TextIO
 from qup.errors import ProvisionError, UsageError
 from qup.guest.session import SshGuest
 from qup.model.config import Config, MachineConfig, ProvisionerUse
+from qup.model.environment import PLACE
 from qup.model.events import Output
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
@@ -93,7 +94,7 @@ def provision(
         for number, (use, step) in enumerate(uses, 1):
             if step.on != moment or not wanted.takes(step, done):
                 continue
-            _run_step(ctx, config.name, number, use, step, folder, state)
+            _run_step(ctx, config, number, use, step, folder, state)
             ran = True
             if step.run != "always" and step.mark not in state.provisioned:
                 state = replace(state, provisioned=(*state.provisioned, step.mark))
@@ -123,17 +124,24 @@ class _Log:
 
 def _run_step(
     ctx: Context,
-    machine: str,
+    config: MachineConfig,
     number: int,
     use: ProvisionerUse,
     step: ProvisionStep,
     folder: MachineFolder,
     state: State,
 ) -> None:
+    machine = config.name
     path = folder.log(f"provision-{number}")
     with suppress(FileNotFoundError):
         path.unlink()
-    guest = SshGuest(machine, SshFolder(folder.ssh), runtime_folder(state.id), timeout=step.timeout)
+    guest = SshGuest(
+        machine,
+        SshFolder(folder.ssh),
+        runtime_folder(state.id),
+        timeout=step.timeout,
+        environment=PLACE if config.settings.env else None,
+    )
     provisioner = ctx.plugins.provisioners[use.name]
     where = "on this computer" if step.on_host else "provisioning"
     with (

@@ -31,6 +31,7 @@ from qup.qemu.engine import Engine, start
 from qup.qemu.migration import load_state
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner.context import Context
+from qup.runner.environment import share_environment
 from qup.runner.forwards import OpenForward, add_forward, list_forwards
 from qup.runner.layout import layout_for
 from qup.runner.materials import find_own, now
@@ -335,6 +336,7 @@ class _Restoring:
             self.ctx.tell(self.name, text, level="warning")
         self._reopen(runtime, plan, open_now)
         share_names(self.ctx, self.config, login=login)
+        share_environment(self.ctx, self.config, login=login)
         return failures
 
     def _reopen(

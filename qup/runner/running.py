@@ -15,6 +15,7 @@ from qup.model.state import State
 from qup.paths import RuntimeFolder, SshFolder
 from qup.qemu.qmp import Qmp
 from qup.runner.changes import tell_changes
+from qup.runner.environment import share_environment
 from qup.runner.forwards import Applied, apply_forwards, read_kept, write_kept
 from qup.runner.materials import find_own
 from qup.runner.observe import Observation
@@ -43,6 +44,8 @@ class Running(Work):
                 machine=self.name,
             )
         plan, _ = self.plan_again(state)
+        login = plan.seed_form.login
+        share_environment(self.ctx, self.config, login=login, fresh=False)
         return self.provision(plan, state)[1]
 
     def finish(self, seen: Observation) -> bool:
@@ -71,6 +74,7 @@ class Running(Work):
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
         share_names(self.ctx, self.config, login=plan.seed_form.login)
+        share_environment(self.ctx, self.config, login=plan.seed_form.login, fresh=changed)
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
         _, ran = self.provision(plan, state)

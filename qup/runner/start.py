@@ -24,6 +24,7 @@ from qup.runner.changes import read_plan, tell_obstacles, write_plan
 from qup.runner.context import Context
 from qup.runner.display import announce_display, display_of
 from qup.runner.drives import check_disks
+from qup.runner.environment import share_environment
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
 from qup.runner.forwards import apply_forwards, open_way_in, write_kept
@@ -98,6 +99,7 @@ class Starting(Work):
             origin = Origin(reason="the template failed")
             state, failures = self._bring_up(plan, box, old, origin)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
+        share_environment(self.ctx, self.config, login=plan.seed_form.login)
         watch.lap("names")
         if old is None and plan.seed_form.login:
             finish_first_boot(self.ctx, self.folder, plan)

@@ -168,7 +168,8 @@ def run_command(folder: MachineFolder, words: Sequence[str], *, terminal: bool) 
     launch = require_alive(folder).launch
     assert launch is not None
     options = ("-t",) if terminal else ()
-    argv = ssh.command(SshFolder(folder.ssh), folder.name, options, words)
+    keys = SshFolder(folder.ssh)
+    argv = ssh.command(keys, folder.name, options, ssh.with_environment(keys, words))
     with explain_start(argv[0]):
         process = subprocess.Popen(argv)
     try:
