@@ -11,7 +11,7 @@ from qup.errors import ConfigError
 from qup.folders import FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.cloud_config import add_script, write_cloud_config
-from qup.model.config import MachineConfig, MachineSettings, NetworkUse
+from qup.model.config import MachineConfig, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
 from qup.model.folders import FolderPlan
@@ -30,6 +30,7 @@ from qup.model.plan import (
 )
 from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
+from qup.model.user_data import fill, find_fault
 
 AUTO = "auto"
 SCRIPT_PATH = "/var/lib/qup/user-data"
@@ -56,6 +57,7 @@ class Facts:
         formats: the formats of the images of ``[[machine.disks]]``, by the disk's name.
         firmware: what ``qemu.firmware`` means here; None for QEMU's own BIOS.
         folders: what the types of folders depend on.
+        project_name: the name of the folder with the Qupfile.
     """
 
     machine_type: str
@@ -70,6 +72,7 @@ class Facts:
     formats: Mapping[str, str] = field(default_factory=dict)
     firmware: Firmware | None = None
     folders: FolderFacts = field(default_factory=FolderFacts)
+    project_name: str = ""
 
 
 SSH_ONLY = NicPlan(
@@ -102,7 +105,7 @@ def plan_machine(
         instance_id=identity.uuid,
         hostname=config.hostname,
         user=settings.ssh.user or facts.box.user,
-        user_data=_user_data(settings, facts),
+        user_data=_user_data(config, facts),
         nics=tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics),
         seeder=choose_seeder(config, facts.box),
     )
@@ -161,14 +164,17 @@ def choose_seeder(config: MachineConfig, box: BoxSpec) -> str:
     return config.settings.seeder or box.seeder or NOBODY
 
 
-def _user_data(settings: MachineSettings, facts: Facts) -> str | None:
+def _user_data(config: MachineConfig, facts: Facts) -> str | None:
     """What the user wants at the first boot: the script or cloud-config, the table, or both.
 
     Raises:
-        ConfigError: both are cloud-configs.
+        ConfigError: both are cloud-configs, or the file has an unknown variable.
     """
+    settings = config.settings
     text = facts.user_data if settings.userdata else settings.user_data
     table = settings.cloud_init
+    if settings.user_data_variables:
+        text, table = _fill_in(config, facts, text), _fill_in(config, facts, table)
     if not table:
         return text
     if text is None:
@@ -179,6 +185,28 @@ def _user_data(settings: MachineSettings, facts: Facts) -> str | None:
             hint="write all of it into one of them; the user data may be a script beside the table",
         )
     return write_cloud_config(add_script(table, text, SCRIPT_PATH))
+
+
+def _fill_in(config: MachineConfig, facts: Facts, value: Any) -> Any:
+    """User data with the values of its variables."""
+    if isinstance(value, str) and (fault := find_fault(value)):
+        # The Qupfile's own was looked at before.
+        raise ConfigError(
+            f"machine {config.name}: {config.settings.userdata}, line {fault.line}:"
+            f" {fault.message}",
+            hint=fault.hint,
+        )
+    return fill(
+        value,
+        {
+            "machine": config.name,
+            "hostname": config.hostname,
+            "user": config.settings.ssh.user or facts.box.user,
+            "project": facts.project_name,
+            "box": facts.box.name,
+            "arch": facts.box.arch,
+        },
+    )
 
 
 def add_arguments(plan: Plan, extra: Sequence[ExtraArguments]) -> Plan:

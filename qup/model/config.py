@@ -237,6 +237,10 @@ class MachineSettings(Settings):
         description="Variables for provisioning steps, login shells and 'qup ssh -- COMMAND' in the"
         " guest. Nothing in it is a secret there.",
     )
+    user_data_variables: bool = Field(
+        default=False,
+        description="Whether '{{ hostname }}' and the like in the user data are replaced.",
+    )
     seeder: QemuWord | None = Field(default=None, description=summarize("seeder"))
     ssh: SshSettings = Field(
         default_factory=SshSettings, description="How qup logs in to the guest."

@@ -34,6 +34,7 @@ from qup.qupfile.neighbours import check_addresses, find_seats, plan_nics
 from qup.qupfile.outer import Outer
 from qup.qupfile.problems import Collector, join_words
 from qup.qupfile.tables import known_keys, read_tables, walk_model
+from qup.qupfile.user_data_rules import check_user_data
 from qup.toml_positions import KeyPath
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def load(
     rules.check_displays(displays, stacks, problems)
     check_drives({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
     check_folders({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
+    check_user_data({name: draft.settings for name, draft in drafts.items()}, stacks, problems)
     notes = outer.judge_unused(problems)
     problems.check()
     machines = {name: draft.finish(name) for name, draft in drafts.items()}

@@ -147,6 +147,7 @@ def make_plan(
         folders=gather_facts(ctx, config, accelerator.name),
         project=find_project_id(ctx.project) or secrets.token_hex(16),
         resolvers=ctx.host.resolvers,
+        project_name=ctx.project.root.name,
     )
     seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
