@@ -121,6 +121,7 @@ __all__ = [
     "HostError",
     "Interface",
     "KeyPair",
+    "KnowingSeeder",
     "MachineConfig",
     "MachineError",
     "Made",
@@ -413,6 +414,15 @@ class GuestSeeder(Protocol):
         Raises:
             ConfigError: it is more than the guest would read.
         """
+
+
+class KnowingSeeder(GuestSeeder, Protocol):
+    """A guest seeder for guests that let everybody in, until their key is replaced
+    (``known_key`` in :class:`SeedForm`).
+    """
+
+    def known_keys(self) -> Sequence[str]:
+        """The private keys that everybody knows, in a form that OpenSSH reads."""
 
 
 class Guest(Protocol):

@@ -68,7 +68,9 @@ def qup_guest_seeders() -> Iterable[GuestSeeder]:  # type: ignore[empty-body]
     Called when a Qupfile is loaded. Built in: ``nocloud`` (cloud-init's CD), ``config-2``
     (OpenStack's configuration drive as a CD) and ``config-2-9p`` (the same as a share),
     ``format-me`` (boot2docker's message on the empty disk), ``rancheros`` (that, and user data
-    by ``config-2``) and ``none``.
+    by ``config-2``), ``ignition`` (by QEMU's fw_cfg), ``systemd-credentials`` (by SMBIOS),
+    ``vagrant`` (a key that everybody knows, replaced at the first login) and ``none``. One with
+    a method ``known_keys`` is a :class:`KnowingSeeder`.
     """
 
 

@@ -149,7 +149,7 @@ class MachineFolder(NamedTuple):
 
     @property
     def seed_share(self) -> Path:
-        """The seed for guests that read it from a share."""
+        """The seed for guests that don't read it from a CD."""
         return self.root / "seed"
 
     @property
@@ -182,6 +182,11 @@ class SshFolder(NamedTuple):
     @property
     def host_key(self) -> Path:
         return self.root / "host_key"
+
+    @property
+    def known_keys(self) -> Path:
+        """Keys that everybody knows, as long as the guest may take them."""
+        return self.root / "known_keys"
 
     @property
     def known_hosts(self) -> Path:

@@ -18,6 +18,7 @@ from qup.paths import QUPFILE, runtime_folder
 if TYPE_CHECKING:
     from qup.model.config import Config, MachineConfig
     from qup.model.plan import Plan, ProvisionStep
+    from qup.model.seed import SeedForm
     from qup.qupfile import Untrusted
     from qup.runner.context import Context
 
@@ -108,10 +109,19 @@ def _print_seeds(context: Context, plans: dict[str, Plan], *, as_json: bool) -> 
         return
     for name, files in seeds.items():
         form = plans[name].seed_form
-        kind = f"a CD with the label {form.label}" if form.label else "a share"
+        kind = _describe_seed(form)
         typer.echo(f"# machine {name}: {f'{kind} with' if files else 'no files'}")
         for path, text in files.items():
             typer.echo(f"# {path}\n{text}")
+
+
+def _describe_seed(form: SeedForm) -> str:
+    """How the seed's files reach the guest."""
+    if form.label:
+        return f"a CD with the label {form.label}"
+    if form.fw_cfg or form.oem_strings:
+        return "items of QEMU's fw_cfg" if form.fw_cfg else "SMBIOS strings (type 11)"
+    return "a share"
 
 
 def _explain(config: Config, chosen: list[str], *, as_json: bool) -> None:

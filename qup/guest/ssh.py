@@ -212,6 +212,7 @@ def open_master(
     *,
     timeout: float,
     learn: bool = False,
+    keys: Sequence[Path] = (),
 ) -> None:
     """Log in, and keep that connection for others to share.
 
@@ -219,6 +220,7 @@ def open_master(
         log: takes what ssh says.
         timeout: seconds for connecting and logging in.
         learn: keep the host key of whoever answers, as none is known yet.
+        keys: private keys that may get in besides the machine's own.
 
     Raises:
         SshFailure: no connection; ``final`` after a refused key or a wrong host key.
@@ -228,7 +230,7 @@ def open_master(
     with log.open("wb") as output:
         try:
             done = subprocess.run(
-                _master_command(folder, machine, learn=learn),
+                _master_command(folder, machine, learn=learn, keys=keys),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -249,8 +251,12 @@ def open_master(
         raise _explain(machine, done.returncode, said)
 
 
-def _master_command(folder: SshFolder, machine: str, *, learn: bool = False) -> list[str]:
+def _master_command(
+    folder: SshFolder, machine: str, *, learn: bool = False, keys: Sequence[Path] = ()
+) -> list[str]:
     options = ["-o", "StrictHostKeyChecking=accept-new"] if learn else []
+    for key in keys:
+        options += ["-i", os.fspath(key)]
     return ["ssh", "-F", os.fspath(folder.config), *options, "-M", "-N", "-f", "--", machine]
 
 

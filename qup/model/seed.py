@@ -22,6 +22,11 @@ class SeedForm:
         host_key: the guest takes on the ssh host key that qup made. If it doesn't, the key that
             it shows at its first boot is kept and compared from then on.
         login: the guest takes qup's key, so that ssh is waited for.
+        fw_cfg: which of the seeder's files the guest finds as items of QEMU's firmware
+            configuration, by the same names.
+        oem_strings: which of them are strings of SMBIOS (type 11), in this order.
+        known_key: the guest's first login is by a key that everybody knows
+            (:meth:`~qup.api.KnowingSeeder.known_keys`); the machine's own takes its place.
     """
 
     label: str | None = None
@@ -29,6 +34,9 @@ class SeedForm:
     payload: bool = False
     host_key: bool = True
     login: bool = True
+    fw_cfg: tuple[str, ...] = ()
+    oem_strings: tuple[str, ...] = ()
+    known_key: bool = False
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,7 @@ KINDS = {
             "payload": Answer((bytes,)),
         },
         {"summary": _is_text},
+        optional={"known_keys": Answer((str,), many=True)},
     ),
     "provisioner": Kind(
         "qup_provisioners",

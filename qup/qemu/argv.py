@@ -18,6 +18,7 @@ from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
 from qup.model.network import SSH_MODE, Tap
 from qup.model.plan import Nic, Plan
+from qup.model.seed import SeedForm
 from qup.qemu.drives import describe_drives, file_node
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -68,7 +69,7 @@ class Layout:
         leases: how many leases the state's user network has given to cards that were the
             template's. The machine's own gets the one after them, which shall be the same address.
         inherit: more descriptors that QEMU gets, by the same numbers.
-        seed_share: the folder with the seed, for guests that read it from a share.
+        seed_share: the folder with the seed, for guests that don't read it from a CD.
     """
 
     program: Path
@@ -153,6 +154,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield from _disks(plan, layout)
     if plan.seed_form.share is not None:
         yield from _seed_share(plan.seed_form.share, layout)
+    yield from _seed_files(plan.seed_form, layout)
     yield from _network(plan, layout)
     yield Argument(("-device", "virtio-rng-pci"), "qup: rng")
     if plan.box.arch in X86:
@@ -314,6 +316,16 @@ def _seed_share(tag: str, layout: Layout) -> Iterator[Argument]:
     device = option_string("virtio-9p-pci", {"fsdev": "seed", "mount_tag": tag})
     yield Argument(("-fsdev", backend), "qup: seed")
     yield Argument(("-device", device), "qup: seed")
+
+
+def _seed_files(form: SeedForm, layout: Layout) -> Iterator[Argument]:
+    """What the firmware hands on: from files, as a command line can be read by others."""
+    for name in form.fw_cfg:
+        item = {"name": name, "file": os.fspath(layout.seed_share / name)}
+        yield Argument(("-fw_cfg", option_string("", item)), "qup: seed")
+    for name in form.oem_strings:
+        string = {"type": "11", "path": os.fspath(layout.seed_share / name)}
+        yield Argument(("-smbios", option_string("", string)), "qup: seed")
 
 
 def netdev_name(index: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from qup.errors import BoxError, ConfigError, MachineError, StateError
 from qup.files import write_atomic
 from qup.guest.cd import write_cd
 from qup.guest.keys import ensure_keys
+from qup.guest.takeover import write_known_keys
 from qup.locks import lock
 from qup.model.box import Box, BoxSpec, Fetched
 from qup.model.config import MachineConfig
@@ -213,6 +215,8 @@ def prepare(
     user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
     seeder = ctx.plugins.guest_seeders[plan.seed.seeder]
     seed = Seed(plan.seed, user_key.public, host_key)
+    if old is None:
+        _begin_trust(ctx, SshFolder(folder.ssh), plan)
     # A disk that is there has had its message, and the key in it may have been replaced since.
     fresh = old is None and plan.seed_form.payload
     payload = seeder.payload(seed) if fresh else b""
@@ -239,6 +243,18 @@ def prepare(
         template=template,
     )
     return replace(state, user=plan.seed.user, project=str(ctx.project.home), box_digest=box.digest)
+
+
+def _begin_trust(ctx: Context, keys: SshFolder, plan: Plan) -> None:
+    """For a guest that has never booted: forget the host key that it had before, and get ready
+    the keys that it takes at first.
+    """
+    form = plan.seed_form
+    if not form.host_key:
+        keys.known_hosts.unlink(missing_ok=True)
+    if form.known_key:
+        ask = getattr(ctx.plugins.guest_seeders[plan.seed.seeder], "known_keys", tuple)
+        write_known_keys(keys, ask())
 
 
 def discard_disks(folder: MachineFolder) -> None:
@@ -276,10 +292,13 @@ def check_seed(ctx: Context, config: MachineConfig, plan: Plan) -> None:
 
 
 def write_seed(folder: MachineFolder, form: SeedForm, files: Mapping[str, str]) -> None:
-    """Write what the guest reads at its first boot, as a CD or as a folder to share."""
+    """Write what the guest reads at its first boot: a CD, a folder to share, or files whose
+    content QEMU hands on.
+    """
     if form.label is not None:
         write_cd(folder.seed, form.label, files)
-    if form.share is not None:
+    if form.share is not None or form.fw_cfg or form.oem_strings:
+        shutil.rmtree(folder.seed_share, ignore_errors=True)  # another seeder may have been there
         make_private(folder.seed_share)
         for name, text in files.items():
             path = folder.seed_share / name

@@ -8,7 +8,9 @@ from dataclasses import replace
 from qup.errors import MachineError
 from qup.guest import ssh
 from qup.guest.discovery import Finder, Place, doubt, find_impostor
+from qup.guest.keys import ensure_keys
 from qup.guest.readiness import Console, wait_for_banner
+from qup.guest.takeover import add_own_key, find_known_keys, remove_known_keys
 from qup.model.events import Console as ConsoleEvent
 from qup.model.plan import Plan
 from qup.model.state import State
@@ -126,13 +128,31 @@ def _log_in(ctx: Context, folder: MachineFolder, state: State, plan: Plan, timeo
     runtime = RuntimeFolder.of(state.launch.runtime)
     keys = SshFolder(folder.ssh)
     learn = not plan.seed_form.host_key and not ssh.read_learned_keys(keys)
-    ssh.open_master(keys, runtime, folder.name, folder.log("ssh"), timeout=timeout, learn=learn)
+    # By the link: ssh expands what begins with % in a path.
+    known = find_known_keys(SshFolder(runtime.ssh)) if plan.seed_form.known_key else []
+    log = folder.log("ssh")
+    ssh.open_master(keys, runtime, folder.name, log, timeout=timeout, learn=learn, keys=known)
     for key in ssh.read_learned_keys(keys) if learn else ():
         ctx.tell(
             folder.name,
             f"made its own host key, {ssh.fingerprint(key)}; seen for the first time, and from"
             " now on no other is accepted",
         )
+    if known:
+        _take_over(ctx, folder, runtime, timeout)
+
+
+def _take_over(ctx: Context, folder: MachineFolder, runtime: RuntimeFolder, timeout: float) -> None:
+    """Put the machine's own key in the place of one that everybody knows, and prove that it
+    gets in before the other is removed.
+    """
+    keys, name = SshFolder(folder.ssh), folder.name
+    add_own_key(keys, name, ensure_keys(keys, name)[0].public)
+    ssh.close_master(keys, runtime, name)
+    ssh.open_master(keys, runtime, name, folder.log("ssh"), timeout=timeout)
+    remove_known_keys(keys, name)
+    ctx.tell(name, "let everybody in who has the well-known key of its box; now its own is the"
+             " only one of the two that gets in")  # fmt: skip
 
 
 def _explain(exc: ssh.SshFailure, place: Place, mac: str, console: Console) -> ssh.SshFailure:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +13,23 @@ from pathlib import Path
 import pycdlib
 import pytest
 
-from qup.builtin import seeder_config_drive, seeder_format_me, seeder_nocloud, seeder_none
+from qup.builtin import (
+    seeder_config_drive,
+    seeder_credentials,
+    seeder_format_me,
+    seeder_ignition,
+    seeder_nocloud,
+    seeder_none,
+    seeder_vagrant,
+)
 from qup.errors import ConfigError
 from qup.guest.cd import write_cd
 from qup.guest.keys import make_key_pair
+from qup.guest.takeover import find_known_keys, write_known_keys
 from qup.model.network import AddressPlan
 from qup.model.plan import NicSeed, SeedPlan
 from qup.model.seed import KeyPair, Seed
+from qup.paths import SshFolder
 from qup.plugins import Plugins
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMHPTBK0J4K1aIBXYTJHKxnOyDWx9qhL0J1Vw0jZyC1v qup:web"
@@ -28,7 +40,10 @@ MAGIC = b"boot2docker, please format-me"
 
 def test_all_are_built_in() -> None:
     names = list(Plugins(installed=False).guest_seeders)
-    assert names == ["nocloud", "config-2", "config-2-9p", "format-me", "rancheros", "none"]
+    assert names == [
+        *("nocloud", "config-2", "config-2-9p", "format-me", "rancheros"),
+        *("ignition", "systemd-credentials", "vagrant", "none"),
+    ]
 
 
 # --- format-me ------------------------------------------------------------------------------
@@ -158,3 +173,126 @@ def test_nobody_is_told_user_data() -> None:
 def test_nocloud_refuses_user_data_of_other_kinds() -> None:
     (problem,) = seeder_nocloud.NoCloud().problems(replace(PLAN, user_data="hello"))
     assert "neither a script" in problem.message
+
+
+# --- ignition -------------------------------------------------------------------------------
+
+FIXED = AddressPlan(
+    dhcp=False, addresses=("10.1.2.3/24",), gateway="10.1.2.1", nameservers=("10.1.2.2",)
+)
+
+
+def read_data(source: str) -> str:
+    head, _, data = source.partition(",")
+    assert head == "data:;base64"
+    return base64.b64decode(data).decode()
+
+
+def test_an_ignition_configuration() -> None:
+    """User, key, name and host key in the form of specification 3.0.0."""
+    seeder = seeder_ignition.Ignition()
+    plan = replace(PLAN, user="core", nics=(NicSeed("52:54:00:00:00:01", FIXED),))
+    files = seeder.files(replace(SEED, plan=plan))
+    assert seeder.form(plan).fw_cfg == tuple(files) == ("opt/com.coreos/config",)
+    config = json.loads(files["opt/com.coreos/config"])
+    assert set(config) == {"ignition", "passwd", "storage"}
+    assert config["ignition"] == {"version": "3.0.0"}
+    assert config["passwd"] == {"users": [{"name": "core", "sshAuthorizedKeys": [KEY]}]}
+    found = {file["path"]: file for file in config["storage"]["files"]}
+    for file in found.values():
+        assert set(file) == {"path", "mode", "overwrite", "contents"}
+        assert isinstance(file["mode"], int)
+    texts = {path: read_data(file["contents"]["source"]) for path, file in found.items()}
+    assert texts["/etc/hostname"] == "web.example\n"
+    assert texts["/etc/ssh/ssh_host_ed25519_key"] == "PRIVATE"
+    assert found["/etc/ssh/ssh_host_ed25519_key"]["mode"] == 0o600
+    assert texts["/etc/sudoers.d/qup"] == "core ALL=(ALL) NOPASSWD:ALL\n"
+    profile = texts["/etc/NetworkManager/system-connections/qup-0.nmconnection"]
+    assert "address1=10.1.2.3/24,10.1.2.1\ndns=10.1.2.2;" in profile
+    assert "[ipv6]\nmethod=disabled" in profile
+    unit = texts["/etc/systemd/network/10-qup-0.network"]
+    assert "MACAddress=52:54:00:00:00:01" in unit
+    assert "Address=10.1.2.3/24\nGateway=10.1.2.1\nDNS=10.1.2.2\n" in unit
+
+
+def test_an_ignition_configuration_of_the_users_is_merged() -> None:
+    seeder = seeder_ignition.Ignition()
+    own = '{"ignition": {"version": "3.4.0"}}'
+    plan = replace(PLAN, user_data=own)
+    assert not seeder.problems(plan)
+    config = json.loads(seeder.files(replace(SEED, plan=plan))["opt/com.coreos/config"])
+    [merged] = config["ignition"]["config"]["merge"]
+    assert read_data(merged["source"]) == own
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("#cloud-config\n", "no JSON"),
+        ("[]", "no 'ignition.version'"),
+        ('{"ignition": 3}', "no 'ignition.version'"),
+        ('{"ignition": {"version": "2.3.0"}}', "its version is 2.3.0"),
+    ],
+)
+def test_what_is_no_ignition_configuration(text: str, word: str) -> None:
+    [problem] = seeder_ignition.Ignition().problems(replace(PLAN, user_data=text))
+    assert word in problem.message
+
+
+# --- systemd-credentials --------------------------------------------------------------------
+
+
+def test_credentials_of_a_user() -> None:
+    """A user, his key and sudo by files of tmpfiles.d, whose content is base64."""
+    seeder = seeder_credentials.Credentials()
+    files = seeder.files(SEED)
+    assert sorted(files) == sorted(seeder.form(PLAN).oem_strings)
+    assert all(text.startswith(f"io.systemd.credential:{name}=") for name, text in files.items())
+    credentials = {name: text.partition("=")[2] for name, text in files.items()}
+    assert credentials["sysusers.extra"] == 'u docker - "docker" /home/docker /bin/sh'
+    assert credentials["system.hostname"] == "web.example"
+    lines = [line.split() for line in credentials["tmpfiles.extra"].splitlines()]
+    assert all(len(line) == (7 if "~" in line[0] else 5) for line in lines)
+    texts = {line[1]: base64.b64decode(line[6]).decode() for line in lines if "~" in line[0]}
+    assert texts["/home/docker/.ssh/authorized_keys"] == f"{KEY}\n"
+    assert texts["/etc/ssh/ssh_host_ed25519_key"] == "PRIVATE"
+    assert texts["/etc/sudoers.d/90-qup"] == "docker ALL=(ALL) NOPASSWD:ALL\n"
+
+
+def test_credentials_of_root_make_no_user() -> None:
+    seeder = seeder_credentials.Credentials()
+    plan = replace(PLAN, user="root")
+    files = seeder.files(replace(SEED, plan=plan))
+    assert sorted(files) == sorted(seeder.form(plan).oem_strings)
+    assert files["ssh.authorized_keys.root"].endswith(f"={KEY}\n")
+    assert "sysusers.extra" not in files
+    assert "sudoers" not in files["tmpfiles.extra"]
+
+
+@pytest.mark.parametrize(
+    "seeder", [seeder_credentials.Credentials(), seeder_vagrant.Vagrant()], ids=lambda it: it.name
+)
+def test_who_can_not_be_told_more(seeder: object) -> None:
+    plan = replace(PLAN, user_data="#!/bin/sh\n", nics=(NicSeed("52:54:00:00:00:01", FIXED),))
+    assert not seeder.problems(PLAN)  # type: ignore[attr-defined]
+    assert len(seeder.problems(plan)) == 2  # type: ignore[attr-defined]
+
+
+# --- vagrant --------------------------------------------------------------------------------
+
+
+def test_vagrants_keys_are_the_well_known_ones(tmp_path: Path) -> None:
+    """Their public halves are what boxes have, by their well-known beginnings and ends."""
+    folder = SshFolder(tmp_path)
+    write_known_keys(folder, seeder_vagrant.Vagrant().known_keys())
+    rsa, ed25519 = find_known_keys(folder)
+    assert rsa.stat().st_mode & 0o777 == ed25519.stat().st_mode & 0o777 == 0o600
+    publics = [
+        subprocess.run(
+            ["ssh-keygen", "-y", "-f", path], capture_output=True, text=True, check=True
+        ).stdout.split()[1]
+        for path in (rsa, ed25519)
+    ]
+    assert publics[0].startswith("AAAAB3NzaC1yc2EAAAABIwAAAQEA6NF8iallvQVp22WDkTkyrtvp9eWW6A8YVr")
+    assert publics[0].endswith("LbIbEgE98OHlnVYCzRdK8jlqm8tehUc9c9WhQ==")
+    assert publics[1].endswith("IN1YdxBpNlzxDqfJyw/QKow1F+wvG9hXGoqiysfJOn5Y")

@@ -37,6 +37,7 @@ from qup.model.plan import (
     SeedPlan,
     TemplatePlan,
 )
+from qup.model.seed import SeedForm
 from qup.qemu import argv, disk
 from qup.qemu.argv import Layout, Memory
 from qup.qemu.qmp import MonitorClosed, Qmp
@@ -214,6 +215,17 @@ def test_box_with_a_kernel_boots_from_nothing_else() -> None:
 
 def with_disk(path: Path) -> Layout:
     return replace(PATHS, files={**PATHS.files, "disk": path})
+
+
+def test_what_the_firmware_hands_on_comes_from_files() -> None:
+    """No secret is on the command line, and no path is taken apart."""
+    form = SeedForm(fw_cfg=("opt/com.coreos/config",), oem_strings=("tmpfiles.extra",))
+    words = argv.words(
+        argv.build(replace(TINY, seed_form=form), replace(PATHS, seed_share=Path("/a,b")))
+    )
+    said = {words[index]: words[index + 1] for index in range(1, len(words) - 1)}
+    assert said["-fw_cfg"] == "name=opt/com.coreos/config,file=/a,,b/opt/com.coreos/config"
+    assert said["-smbios"] == "type=11,path=/a,,b/tmpfiles.extra"
 
 
 def test_path_that_is_not_utf8_is_refused() -> None:
