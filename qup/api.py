@@ -136,6 +136,8 @@ __all__ = [
     "PluginError",
     "PortRange",
     "Problem",
+    "ProjectMachine",
+    "ProjectMachines",
     "ProvisionError",
     "Provisioner",
     "QupError",
@@ -167,6 +169,7 @@ __all__ = [
     "is_offline",
     "is_outside",
     "is_own_address",
+    "machines_of",
     "make_disk",
     "may_administrate",
     "parse_forward",
@@ -460,6 +463,20 @@ class Guest(Protocol):
             TooLong: the step's time is over; the command may still run in the guest.
         """
 
+    @property
+    def folder(self) -> Path:
+        """A folder of this computer for what the provisioner keeps of this machine: only the user
+        can enter it, and it goes with the machine. A command finds it by
+        :meth:`ProjectMachine.folder`.
+        """
+
+    def reach(self, port: int) -> tuple[str, int]:
+        """Where this computer reaches a TCP port of the guest: an address, and the port there.
+
+        Raises:
+            MachineError: nowhere; a provisioner asks for a way with ``ports``.
+        """
+
     def put(self, source: Path, target: str, *, mode: int = 0o644) -> None:
         """Copy a file into the guest."""
 
@@ -476,13 +493,18 @@ class Provisioner(Protocol):
         options: the model of its options; its ``shorthand`` names the field that plain text
             stands for.
 
-    Three more may be left out. ``on_host = True`` says that it runs programs on this computer:
+    More may be left out. ``on_host = True`` says that it runs programs on this computer:
     then it may run before the machine is up, and does so at each ``up`` unless the Qupfile
-    says otherwise. ``by_content = True`` says that what a step leaves in a guest follows from its
-    options and :meth:`digest` alone and holds nothing that is one machine's own, such as a key
-    or an address: a guest in which it has run may become a template for other machines, in
-    which it does not run then. ``risk(options, project)`` returns what a step of a stranger's
-    Qupfile could do to this computer, or None; what is returned needs ``qup trust``.
+    says otherwise. ``default_run`` is the step's ``run`` when the Qupfile has none: ``always`` for
+    one that looks first and is quick when there is nothing to do. ``by_content = True`` says that
+    what a step leaves in a guest follows from its options and :meth:`digest` alone and holds
+    nothing that is one machine's own, such as a key or an address: a guest in which it has run may
+    become a template for other machines, in which it does not run then.
+
+    ``ports(options)`` returns TCP ports of the guest that this computer is to reach: where that
+    takes a forward, the plan gets one from a free port of 127.0.0.1, unless the Qupfile has one.
+    ``risk(options, project)`` returns what a step of a stranger's Qupfile could do to this
+    computer, or None; what is returned needs ``qup trust``.
     """
 
     @property
@@ -501,6 +523,52 @@ class Provisioner(Protocol):
         Raises:
             ProvisionError: it failed.
         """
+
+
+class ProjectMachine(Protocol):
+    """A machine of the project, as plugins' commands see it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def project(self) -> Path:
+        """The folder with the Qupfile."""
+
+    def folder(self, provisioner: str) -> Path:
+        """Where a provisioner keeps what it has of this machine; see :attr:`Guest.folder`."""
+
+    def reach(self, port: int) -> tuple[str, int]:
+        """Where this computer reaches a TCP port of the guest: an address, and the port there.
+
+        Raises:
+            MachineError: the machine isn't running, or nothing leads there.
+        """
+
+
+class ProjectMachines(Protocol):
+    """The machines of a project, for plugins' commands."""
+
+    def choose(self, name: str | None = None) -> ProjectMachine:
+        """The machine of a name; without one the only machine, or the primary one.
+
+        Raises:
+            QupError: there is no such machine, or a name is needed.
+        """
+
+
+def machines_of(ctx: Any) -> ProjectMachines:
+    """The machines of the project that a command works on.
+
+    Nothing is loaded for it but what ``qup status`` needs, too: no Qupfile, no plan.
+
+    Args:
+        ctx: the command's ``typer.Context``.
+
+    Raises:
+        ConfigError: there is no project here.
+    """
+    found: ProjectMachines = ctx.find_root().obj.machines()
+    return found
 
 
 @dataclass(frozen=True)

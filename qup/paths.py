@@ -161,6 +161,10 @@ class MachineFolder(NamedTuple):
     def ssh(self) -> Path:
         return self.root / "ssh"
 
+    def provisioner(self, name: str) -> Path:
+        """What a provisioner keeps of the machine on this computer."""
+        return self.root / "provisioners" / name
+
     @property
     def logs(self) -> Path:
         return self.root / "logs"

@@ -15,7 +15,7 @@ from qup.model.config import MachineConfig, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
 from qup.model.folders import FolderPlan
-from qup.model.network import SSH_MODE, Forward, NicPlan, NicRequest, make_mac
+from qup.model.network import LOOPBACK, SSH_MODE, Forward, NicPlan, NicRequest, make_mac
 from qup.model.plan import (
     AcceleratorPlan,
     DisplayPlan,
@@ -33,6 +33,8 @@ from qup.model.units import MIB, format_size
 from qup.model.user_data import fill, find_fault
 
 AUTO = "auto"
+USER_STACK = "user"
+"""The type of QEMU's ``-netdev`` that has forwards."""
 SCRIPT_PATH = "/var/lib/qup/user-data"
 """Where a guest keeps the script of its user data."""
 UPGRADES = "upgrade"
@@ -58,6 +60,7 @@ class Facts:
         firmware: what ``qemu.firmware`` means here; None for QEMU's own BIOS.
         folders: what the types of folders depend on.
         project_name: the name of the folder with the Qupfile.
+        ports: TCP ports of the guest that this computer is to reach.
     """
 
     machine_type: str
@@ -73,6 +76,7 @@ class Facts:
     firmware: Firmware | None = None
     folders: FolderFacts = field(default_factory=FolderFacts)
     project_name: str = ""
+    ports: tuple[int, ...] = ()
 
 
 SSH_ONLY = NicPlan(
@@ -149,7 +153,22 @@ def _plan_nics(
         nics.append(Nic(use.mode, mac, plan_nic(use, request)))
     if not any(nic.plan.reachable for nic in nics):
         nics.append(Nic(SSH_MODE, make_mac(identity.id, len(nics)), SSH_ONLY))
-    return tuple(nics)
+    return _lead_to(nics, facts.ports)
+
+
+def _lead_to(nics: Sequence[Nic], ports: Sequence[int]) -> tuple[Nic, ...]:
+    """The NICs with a forward to each port that has none, where the guest is reached by forwards.
+
+    They are added to the NIC by which ssh goes: the first that the host gets through.
+    """
+    first = next(index for index, nic in enumerate(nics) if nic.plan.reachable)
+    plan = nics[first].plan
+    if plan.netdev.get("type") != USER_STACK:
+        return tuple(nics)  # the guest has an address of its own
+    own = {item.guest for nic in nics for item in nic.plan.forwards if item.protocol == "tcp"}
+    added = [Forward("tcp", LOOPBACK, 0, port) for port in ports if port not in own]
+    plan = replace(plan, forwards=(*plan.forwards, *added))
+    return (*nics[:first], replace(nics[first], plan=plan), *nics[first + 1 :])
 
 
 def _plan_display(value: str) -> DisplayPlan | None:

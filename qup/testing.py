@@ -58,7 +58,7 @@ from qup.api import (
     Result,
     Verdict,
 )
-from qup.errors import HostError
+from qup.errors import HostError, MachineError
 from qup.model.plan import Disk, Identity
 from qup.paths import Project
 from qup.planner import arch_of
@@ -162,6 +162,8 @@ class FakeGuest:
         inputs: the standard input of each command.
         files: what was put there, by path; ``get`` takes from here.
         modes: the permissions of what was put there.
+        folder: a folder of this computer for the provisioner; a test gives it one that exists.
+        ways: where this computer reaches the guest's ports.
     """
 
     name: str = "default"
@@ -169,6 +171,8 @@ class FakeGuest:
     inputs: list[str | None] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
+    folder: Path = Path("/machine/provisioners/none")
+    ways: dict[int, tuple[str, int]] = field(default_factory=dict)
     _results: list[tuple[tuple[str, ...], Result]] = field(default_factory=list, repr=False)
 
     def on(self, *beginning: str, stdout: str = "", stderr: str = "", code: int = 0) -> None:
@@ -207,6 +211,12 @@ class FakeGuest:
         if check and said.code != 0:
             raise ProvisionError(f"{' '.join(words)}: {said.outcome}", details=said.stderr or None)
         return Result(words, said.code, said.stdout, said.stderr)
+
+    def reach(self, port: int) -> tuple[str, int]:
+        """One of :attr:`ways`."""
+        if port not in self.ways:
+            raise MachineError(f"no port of this computer leads to the guest's port {port}")
+        return self.ways[port]
 
     def put(self, source: Path, target: str, *, mode: int = 0o644) -> None:
         """Keep the content of a file."""

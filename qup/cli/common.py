@@ -18,6 +18,7 @@ from qup.runner.roster import read_roster
 if TYPE_CHECKING:
     from qup.model.events import Listener
     from qup.runner.context import Context
+    from qup.runner.machines import KnownMachines
 
 JSON_SCHEMA = 1
 """Version of everything that ``--json`` prints; see ``docs/reference/json.md``."""
@@ -38,6 +39,12 @@ class Globals:
     def project(self) -> Project:
         """The project; raises ConfigError when there is none."""
         return find_project(self.directory)
+
+    def machines(self) -> KnownMachines:
+        """The project's machines, for commands of plugins."""
+        from qup.runner.machines import KnownMachines
+
+        return KnownMachines(self.project())
 
     def context(self, listener: Listener | None = None) -> Context:
         """The surroundings for the runner."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from qup.cli.main import globals_of
 from qup.errors import ConfigError, MachineError, QupError
 from qup.model.text import printable
 from qup.paths import MachineFolder, Project
-from qup.runner.endpoint import TLS_PORT, find_endpoint
+from qup.runner.endpoint import TLS_PORT, find_credentials, find_endpoint
 from qup.runner.roster import read_roster
 
 DOCKER_HOST = "DOCKER_HOST"
@@ -61,25 +62,30 @@ def active(ctx: typer.Context, as_json: AsJson = False) -> None:
 def config(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
     """Print the options with which `docker` reaches the engine of a machine, one a line.
 
-    That is for an engine without TLS on the guest's port 2375. For one with TLS there have to
-    be certificates, which qup doesn't make; ssh needs none.
+    For an engine with TLS on the guest's port 2376 there have to be certificates: a step
+    `docker = true` makes them (plugin qup-docker). ssh needs none.
 
     Example: `docker $(qup config web) ps`
     """
     folder = _choose(ctx, name)
     endpoint = find_endpoint(folder)
-    if endpoint.guest == TLS_PORT:
+    files = find_credentials(folder) if endpoint.guest == TLS_PORT else []
+    if endpoint.guest == TLS_PORT and not files:
         raise MachineError(
             f"machine {folder.name} has no certificates for Docker's TLS",
-            hint=f"ssh needs none: 'qup ssh-config {folder.name} >> ~/.ssh/config', then"
+            hint="a step 'docker = true' makes some (plugin qup-docker); ssh needs none:"
+            f" 'qup ssh-config {folder.name} >> ~/.ssh/config', then"
             f" 'docker -H ssh://{folder.name}'",
             machine=folder.name,
         )
-    options = [f"-H={endpoint.url}"]
+    tls = ["--tlsverify"] if files else []
     if as_json:
+        options = [*tls, *(f"--{option}={path}" for option, path in files), f"-H={endpoint.url}"]
         print_json({"machine": folder.name, "options": options})
-    else:
-        typer.echo("\n".join(options))
+        return
+    # docker takes the quotation marks off, and so does a shell that evaluates the words.
+    lines = [f"--{option}={json.dumps(str(path))}" for option, path in files]
+    typer.echo("\n".join([*tls, *lines, f"-H={endpoint.url}"]))
 
 
 def _choose(ctx: typer.Context, name: str | None) -> MachineFolder:

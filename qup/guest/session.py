@@ -30,13 +30,26 @@ class SshGuest:
         folder: SshFolder,
         runtime: RuntimeFolder,
         *,
+        own: Path,
+        reach: Callable[[int], tuple[str, int]],
         timeout: float | None = None,
         environment: str | None = None,
     ) -> None:
-        """Reach a machine; ``timeout`` is in seconds from now, for all that is done in it."""
+        """Reach a machine.
+
+        Args:
+            machine: its name.
+            folder: its keys and configuration.
+            runtime: where its shared connection is.
+            own: what the provisioner keeps of it on this computer; made when it is asked for.
+            reach: says where a port of the guest is reached from here.
+            timeout: seconds from now, for all that is done in it.
+        """
         self._machine = machine
         self._folder = folder
         self._runtime = runtime
+        self._own = own
+        self._reach = reach
         self._timeout = timeout
         self._environment = environment
         self._began = time.monotonic()
@@ -54,6 +67,17 @@ class SshGuest:
     def environment(self) -> str | None:
         """A script in the guest that sets the variables of ``[machine.env]``, if there are any."""
         return self._environment
+
+    @property
+    def folder(self) -> Path:
+        """A folder of this computer for the provisioner; see :class:`qup.api.Guest`."""
+        for path in (self._own.parent, self._own):
+            path.mkdir(mode=0o700, exist_ok=True)
+        return self._own
+
+    def reach(self, port: int) -> tuple[str, int]:
+        """Where a port of the guest is reached; see :class:`qup.api.Guest`."""
+        return self._reach(port)
 
     @property
     def time_left(self) -> float | None:

@@ -259,5 +259,14 @@ class Settings(BaseModel):
         }
 
 
+def has_defaults(model: type[BaseModel]) -> bool:
+    """Whether a table may be left empty: then ``true`` stands for it, too."""
+    try:
+        model.model_validate({})
+    except ValueError:
+        return False
+    return True
+
+
 def _holds_tuple(annotation: Any) -> bool:
     return get_origin(annotation) is tuple or any(map(_holds_tuple, get_args(annotation)))

@@ -62,6 +62,8 @@ class Answer:
         elif isinstance(value, Iterable) and not isinstance(value, str | bytes):
             row = tuple(value)  # also of a generator, whose errors belong to the plugin
             if all(isinstance(item, self.types) for item in row):
+                if fault := self.fault(row):
+                    raise TypeError(f"{fault} in {_cut(repr(row), 200)}")
                 return row
         names = ("None" if kind is type(None) else kind.__name__ for kind in self.types)
         wanted = f"a list of {', '.join(names)}" if self.many else " or ".join(names)
@@ -120,6 +122,12 @@ def _fault_of_nic(plan: Any) -> str | None:
 def _fault_of_files(files: Any) -> str | None:
     if not all(_is_text(item) for pair in files.items() for item in pair):
         return "files must map text to text"
+    return None
+
+
+def _fault_of_ports(ports: Any) -> str | None:
+    if not all(_is_number(port) and 1 <= port <= 65535 for port in ports):
+        return "ports go from 1 to 65535"
     return None
 
 
@@ -185,7 +193,10 @@ KINDS = {
         "qup_provisioners",
         {"digest": Answer((str,)), "run": Answer((object,))},
         {"summary": _is_text, "options": _is_options},
-        optional={"risk": Answer((str, type(None)))},
+        optional={
+            "risk": Answer((str, type(None))),
+            "ports": Answer((int,), many=True, fault=_fault_of_ports),
+        },
     ),
     "command": Kind(
         "qup_commands",

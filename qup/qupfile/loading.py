@@ -17,6 +17,7 @@ from qup.model.config import (
     StepSettings,
 )
 from qup.model.display import NONE
+from qup.model.fields import has_defaults
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
@@ -283,10 +284,13 @@ class _Machine:
         shorthand = found.options.shorthand
         if isinstance(value, str) and shorthand:
             value = {shorthand: value}
+        if value is True and has_defaults(found.options):
+            value = {}
         if not isinstance(value, dict):
             wanted = "a table or text" if shorthand else "a table"
+            said = "'true' stands for an empty table" if value is False else None
             message = f"expected {wanted}, got {explain.describe(value)}"
-            self.refuse((*path, name), message)
+            self.refuse((*path, name), message, said)
             return None
         options = self.validate(found.options, value, (*path, name), f"provisioner {name!r}")
         if options is None or not isinstance(step, StepSettings):

@@ -10,7 +10,7 @@ from qup.model.config import (
     NetworkSettings,
     StepSettings,
 )
-from qup.model.fields import MACHINE_NAME, json_pattern
+from qup.model.fields import MACHINE_NAME, has_defaults, json_pattern
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -106,9 +106,13 @@ def _describe_steps(registry: Registry, definitions: Schema) -> Schema:
     common = _describe(StepSettings, "step", definitions)["properties"]
     for name, item in sorted(registry.provisioners.items()):
         options: Schema = _describe(item.options, f"provision-{name}", definitions)
+        forms = [options]
         if shorthand := item.options.shorthand:
             text = f"The same with {shorthand!r} alone."
-            forms = [options, {"type": "string", "description": text}]
+            forms.append({"type": "string", "description": text})
+        if has_defaults(item.options):
+            forms.append({"const": True, "description": "The same with nothing said."})
+        if len(forms) > 1:
             options = {"description": item.summary, "anyOf": forms}
         choices.append(
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 from typing import NamedTuple
 
 from qup.errors import MachineError
@@ -15,6 +16,9 @@ from qup.runner.observe import require_alive
 
 TLS_PORT, PLAIN_PORT = 2376, 2375
 """Docker's registered ports in the guest: with TLS, and without any protection."""
+
+CREDENTIALS = (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem"))
+"""Options of ``docker``, and the names of the files in ``DOCKER_CERT_PATH``."""
 
 MONITOR_TIMEOUT = 5.0
 
@@ -44,6 +48,37 @@ def find_endpoint(folder: MachineFolder) -> Endpoint:
     Raises:
         MachineError: the machine isn't running, or no port leads to an engine.
     """
+    found = _find_ways(folder, (TLS_PORT, PLAIN_PORT))
+    if found is not None:
+        return found
+    raise MachineError(
+        f"machine {folder.name}: no port of this computer leads to its port {TLS_PORT}, where"
+        " Docker's engine listens",
+        hint=f"'qup port add 0:{TLS_PORT} -m {folder.name}' opens one, and so does"
+        f' forward = ["0:{TLS_PORT}"] in the Qupfile',
+        machine=folder.name,
+    )
+
+
+def find_way(folder: MachineFolder, port: int) -> tuple[str, int]:
+    """Where a TCP port of the guest is reached from this computer: an address and a port.
+
+    Raises:
+        MachineError: the machine isn't running, or nothing leads there.
+    """
+    found = _find_ways(folder, (port,))
+    if found is None:
+        raise MachineError(
+            f"machine {folder.name}: no port of this computer leads to its port {port}",
+            hint=f"'qup port add 0:{port} -m {folder.name}' opens one, and so does"
+            f' forward = ["0:{port}"] in the Qupfile',
+            machine=folder.name,
+        )
+    return found.address, found.port
+
+
+def _find_ways(folder: MachineFolder, ports: tuple[int, ...]) -> Endpoint | None:
+    """The way to the first of these ports that there is one to."""
     state = require_alive(folder)
     assert state.launch is not None
     address = state.launch.ssh_address
@@ -54,18 +89,20 @@ def find_endpoint(folder: MachineFolder) -> Endpoint:
             machine=folder.name,
         )
     if not ipaddress.ip_address(address).is_loopback:  # the guest's own
-        return Endpoint(address, TLS_PORT, TLS_PORT)
+        return Endpoint(address, ports[0], ports[0])
     found = _forwarded(state)
-    for guest in (TLS_PORT, PLAIN_PORT):
-        if guest in found:
-            return found[guest]
-    raise MachineError(
-        f"machine {folder.name}: no port of this computer leads to its port {TLS_PORT}, where"
-        " Docker's engine listens",
-        hint=f"'qup port add 0:{TLS_PORT} -m {folder.name}' opens one, and so does"
-        f' forward = ["0:{TLS_PORT}"] in the Qupfile',
-        machine=folder.name,
-    )
+    return next((found[port] for port in ports if port in found), None)
+
+
+def find_credentials(folder: MachineFolder) -> list[tuple[str, Path]]:
+    """The files by which a client shows who it is to an engine with TLS: an option of
+    ``docker`` and a path each. Empty if the machine has none.
+
+    The provisioner ``docker`` makes them, under the names that ``DOCKER_CERT_PATH`` expects.
+    """
+    own = folder.provisioner("docker")
+    files = [(option, own / name) for option, name in CREDENTIALS]
+    return files if all(path.is_file() for _, path in files) else []
 
 
 def _forwarded(state: State) -> dict[int, Endpoint]:

@@ -8,6 +8,7 @@ import secrets
 import uuid
 from dataclasses import dataclass, replace
 
+from qup.api import Provisioner
 from qup.errors import BoxError, ConfigError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
@@ -29,6 +30,8 @@ from qup.templates.steps import add_steps
 
 BIOS = "bios"
 """The value of ``qemu.firmware`` that leaves it to QEMU."""
+RUNS = ("changed", "once", "always", "never")
+"""What ``run`` of a step may say."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ def make_plan(
         project=find_project_id(ctx.project) or secrets.token_hex(16),
         resolvers=ctx.host.resolvers,
         project_name=ctx.project.root.name,
+        ports=_ports(ctx, config),
     )
     seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
@@ -210,7 +214,7 @@ def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
                 options,
                 digest,
                 name=use.title(number),
-                run=use.step.run or ("always" if on_host else "changed"),
+                run=use.step.run or _default_run(provisioner, on_host=on_host),
                 on=use.step.on,
                 timeout=use.step.timeout,
                 on_host=on_host,
@@ -219,3 +223,18 @@ def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:
             )
         )
     return tuple(steps)
+
+
+def _default_run(provisioner: Provisioner, *, on_host: bool) -> str:
+    word = getattr(provisioner, "default_run", "always" if on_host else "changed")
+    return word if word in RUNS else "changed"
+
+
+def _ports(ctx: Context, config: MachineConfig) -> tuple[int, ...]:
+    """The ports of the guest that its provisioners want to be reached."""
+    found: list[int] = []
+    for use in config.provision:
+        provisioner = ctx.plugins.provisioners[use.name]
+        if (ports := getattr(provisioner, "ports", None)) is not None:
+            found += ports(use.options)
+    return tuple(dict.fromkeys(found))

@@ -18,6 +18,7 @@ from qup.model.units import MIB
 from qup.paths import MachineFolder, SshFolder, runtime_folder
 from qup.process import TooLong
 from qup.runner.context import Context
+from qup.runner.endpoint import find_way
 from qup.store import write_state
 
 BEFORE, DURING = ("before-up",), ("up", "after-up")
@@ -139,6 +140,8 @@ def _run_step(
         machine,
         SshFolder(folder.ssh),
         runtime_folder(state.id),
+        own=folder.provisioner(use.name),
+        reach=lambda port: find_way(folder, port),
         timeout=step.timeout,
         environment=PLACE if config.settings.env else None,
     )

@@ -183,6 +183,20 @@ def test_the_way_to_an_engine(make_world: Callable[..., World]) -> None:
     done = world("config")
     assert done.code == 9
     assert "no certificates" in done.stderr
+    own = world.machine / "provisioners" / "docker"
+    own.mkdir(parents=True)
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (own / name).touch()
+    url = world("url").ok().stdout.strip()
+    assert world("config").ok().stdout.splitlines() == [
+        "--tlsverify",
+        f'--tlscacert="{own}/ca.pem"',
+        f'--tlscert="{own}/cert.pem"',
+        f'--tlskey="{own}/key.pem"',
+        f"-H={url}",
+    ]
+    options = json.loads(world("config", "--json").ok().stdout)["options"]
+    assert options[1] == f"--tlscacert={own}/ca.pem"
     world("down").ok()
     assert world("url").code == 9
     assert world("active", env={"DOCKER_HOST": engine}).code == 1
