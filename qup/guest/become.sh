@@ -4,7 +4,8 @@
 # It lies in the template; what a restored guest is told are the words that it needs, as the second
 # serial port is slow: hostname, old_hostname, instance, old_instance, machine_id, public_key and
 # old_public_key (the base64 in the middle of a line), comment and old_comment (its end),
-# host_key, host_public_key, and macs (lines of "old new").
+# host_key, host_public_key, addresses (lines of "card's-old-mac old/prefix new/prefix") and macs
+# (lines of "old new").
 #
 # It is for any guest with sshd; what a guest doesn't have is skipped. The time and the random
 # pool are right already.
@@ -144,21 +145,47 @@ done
 
 # --- network cards --------------------------------------------------------------------------
 
+find_card() { # mac -> card
+    local path address
+    card=
+    for path in /sys/class/net/*; do
+        read -r address <"$path/address" 2>/dev/null || continue
+        [ "$address" != "$1" ] || card=${path##*/}
+    done
+    [ "$card" ]
+}
+
+replace_in_network() { # old new
+    replace "$1" "$2" /etc/netplan/* /etc/network/interfaces /etc/network/interfaces.d/* \
+        /etc/systemd/network/* /run/systemd/network/* /etc/udev/rules.d/* \
+        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*
+}
+
+# Routes stay as long as the card has an address: the new one moves up when the old one goes.
+while read -r mac old new; do
+    [ "$mac" ] && find_card "$mac" || continue
+    echo 1 >"/proc/sys/net/ipv4/conf/$card/promote_secondaries"
+    ip addr add "$new" dev "$card" && ip addr del "$old" dev "$card" || fail "address $new"
+    replace_in_network "${old%/*}" "${new%/*}"
+done <<END
+$addresses
+END
+
 while read -r old new; do
     [ "$old" ] || continue
-    for card in /sys/class/net/*; do
-        read -r address <"$card/address" 2>/dev/null || continue
-        [ "$address" = "$old" ] || continue
-        card=${card##*/}
+    if find_card "$old"; then
+        # Whoever is on the network shall know at once where the address is now.
+        notify=/proc/sys/net/ipv4/conf/$card/arp_notify
+        read -r notified <"$notify"
+        echo 1 >"$notify"
         ip link set "$card" address "$new" 2>/dev/null || {
             ip link set "$card" down
             ip link set "$card" address "$new" || fail "the address of $card"
             ip link set "$card" up
         }
-    done
-    replace "$old" "$new" /etc/netplan/* /etc/network/interfaces /etc/network/interfaces.d/* \
-        /etc/systemd/network/* /run/systemd/network/* /etc/udev/rules.d/* \
-        /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*
+        echo "$notified" >"$notify"
+    fi
+    replace_in_network "$old" "$new"
 done <<END
 $macs
 END

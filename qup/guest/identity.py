@@ -14,9 +14,10 @@ import importlib.resources
 import shlex
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from qup.errors import GuestError
 from qup.guest.keys import write_for_dropbear
@@ -51,18 +52,27 @@ class Persona:
         instance: its instance id, by which the first boot is known.
         public_key: the line that lets its owner in.
         macs: the addresses of its network cards, in their order.
+        addresses: the fixed IP addresses of each card, with their prefixes.
     """
 
     hostname: str
     instance: str
     public_key: str
     macs: tuple[str, ...]
+    addresses: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(cls, plan: Plan, user_key: KeyPair) -> Self:
         """The one that a plan gives."""
         macs = tuple(nic.mac for nic in plan.nics)
-        return cls(plan.seed.hostname, plan.seed.instance_id, user_key.public, macs)
+        addresses = tuple(nic.plan.address.addresses for nic in plan.nics)
+        return cls(plan.seed.hostname, plan.seed.instance_id, user_key.public, macs, addresses)
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """The one that was written as JSON."""
+        addresses = tuple(map(tuple, data["addresses"]))
+        return cls(**{**data, "macs": tuple(data["macs"]), "addresses": addresses})
 
 
 def _script(name: str, variables: dict[str, str]) -> str:
@@ -96,6 +106,12 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
     _, old_key, *old_comment = old.public_key.split()
     _, new_key, *comment = new.public_key.split()
     macs = zip(old.macs, new.macs, strict=True)
+    addresses = [
+        f"{mac} {one} {other}"
+        for mac, before, after in zip(old.macs, old.addresses, new.addresses, strict=True)
+        for one, other in zip(before, after, strict=True)
+        if one != other
+    ]
     return (
         _set(
             {
@@ -112,6 +128,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
                 "host_public_key": host_key.public,
                 "dropbear_key": "".join(f"\\{byte:03o}" for byte in write_for_dropbear(host_key)),
                 "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),
+                "addresses": "\n".join(addresses),
             }
         )
         + ". ./body\n"

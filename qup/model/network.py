@@ -15,6 +15,9 @@ SSH_PORT = 22
 SSH_MODE = "ssh"
 """What a plan calls the NIC that is no network mode's but qup's own, for ssh alone."""
 
+NOWHERE = "none"
+"""Instead of the type of a network device of QEMU's: a cable that leads nowhere."""
+
 Protocol = Literal["tcp", "udp"]
 
 _FORWARD = re.compile(

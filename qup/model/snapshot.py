@@ -31,7 +31,7 @@ class Snapshot:
         files: bytes of each file, by its name in the folder.
         hardware: see :func:`qup.templates.key.describe_hardware`; of no use without memory.
         waiting: the guest waits at its second serial port for the time and randomness.
-        of_template, leases: see :class:`qup.model.state.Launch`.
+        of_template: see :class:`qup.model.state.Launch`.
         template: the template that the disk is based on, if it is of one.
         box_digest: the box.
         provisioned: the provisioning steps that were done.
@@ -52,7 +52,6 @@ class Snapshot:
     box_digest: str = ""
     provisioned: tuple[str, ...] = ()
     pause: float = 0.0
-    leases: int = 1
 
     @property
     def live(self) -> bool:

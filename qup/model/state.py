@@ -37,8 +37,7 @@ class Launch:
         taps: interfaces of the host that the machine is connected to.
         login: the guest has been told qup's key, so that ssh is waited for.
         of_template: it was restored from a snapshot of a guest that had been restored from a
-            template: its memory and its lease are named as such a guest's are.
-        leases: of a guest that was a template's: see :class:`qup.templates.cache.Template`.
+            template: its memory is named as such a guest's is.
     """
 
     boot_id: str
@@ -53,7 +52,6 @@ class Launch:
     taps: tuple[TapLink, ...] = ()
     login: bool = True
     of_template: bool = False
-    leases: int = 1
 
     @property
     def templated(self) -> bool:

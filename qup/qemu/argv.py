@@ -11,12 +11,11 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
-from qup.model.network import SSH_MODE, Tap
+from qup.model.network import NOWHERE, SSH_MODE, Tap
 from qup.model.plan import Nic, Plan
 from qup.model.seed import SeedForm
 from qup.qemu.drives import describe_drives, file_node
@@ -31,6 +30,8 @@ CONSOLE = "console"
 AGENT = "agent"
 IDENTITY = "identity"
 MEMORY = "ram"
+HUB, PLUG = "hub", "plug"
+"""What QEMU calls a hub's ports: the card's, and that of what is behind it."""
 AGENT_PORT = "org.qemu.guest_agent.0"
 """The name by which a guest agent finds its port (``qemu-ga(8)``)."""
 
@@ -66,8 +67,8 @@ class Layout:
         sandbox: confine QEMU by seccomp; for Linux.
         memory: what the guest's memory is; None for QEMU's own way.
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
-        leases: how many leases the state's user network has given to cards that were the
-            template's. The machine's own gets the one after them, which shall be the same address.
+        unpluggable: network cards are connected through hubs, so that what is behind them can
+            be taken away before the guest is saved (:func:`qup.qemu.migration.unplug_networks`).
         inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that don't read it from a CD.
     """
@@ -82,7 +83,7 @@ class Layout:
     sandbox: bool = True
     memory: Memory | None = None
     incoming: bool = False
-    leases: int = 0
+    unpluggable: bool = False
     inherit: tuple[int, ...] = ()
     seed_share: Path = Path("seed")
 
@@ -346,14 +347,25 @@ def _network(plan: Plan, layout: Layout) -> Iterator[Argument]:
         backend = dict(nic.plan.netdev)
         if nic.plan.tap is not None:
             backend |= _tap(name, nic.plan.tap, layout)
-        if layout.leases and backend["type"] == "user" and nic.plan.guest_address:
-            backend["dhcpstart"] = str(ip_address(nic.plan.guest_address) - layout.leases)
-        netdev = option_string(backend.pop("type"), {"id": name, **backend})
-        # No boot ROM: a guest that never boots from the network starts sooner without.
-        device = {"netdev": name, "mac": nic.mac, "romfile": ""}
         origin = _origin_of_nic(index, nic)
-        yield Argument(("-netdev", netdev), origin)
+        if (kind := backend.pop("type")) != NOWHERE:
+            netdev = option_string(kind, {"id": name, **backend})
+            yield Argument(("-netdev", netdev), origin)
+        behind = f"{HUB}{index}" if layout.unpluggable else name
+        if layout.unpluggable:
+            yield from _hub(index, None if kind == NOWHERE else name)
+        # No boot ROM: a guest that never boots from the network starts sooner without.
+        device = {"netdev": behind, "mac": nic.mac, "romfile": ""}
         yield Argument(("-device", option_string("virtio-net-pci", device)), origin)
+
+
+def _hub(index: int, netdev: str | None) -> Iterator[Argument]:
+    """A hub between a card and what it is connected to, if it is to anything."""
+    ports = [{"id": f"{HUB}{index}"}]
+    ports += [{"id": f"{PLUG}{index}", "netdev": netdev}] if netdev else []
+    for port in ports:
+        words = option_string("hubport", {**port, "hubid": str(index)})
+        yield Argument(("-netdev", words), "qup: template")
 
 
 def _origin_of_nic(index: int, nic: Nic) -> str:

@@ -29,14 +29,14 @@ from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
 from qup.model.network import make_mac
-from qup.model.plan import Nic, Plan
+from qup.model.plan import Nic, NicSeed, Plan
 from qup.model.state import Launch, State
 from qup.model.text import clean_line
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
 from qup.qemu.argv import Memory
 from qup.qemu.engine import Engine, start
-from qup.qemu.migration import save_state
+from qup.qemu.migration import save_state, unplug_networks
 from qup.qemu.qmp import MonitorClosed, MonitorError
 from qup.runner.context import Context
 from qup.runner.forwards import open_way_in
@@ -47,6 +47,7 @@ from qup.runner.ready import find_and_log_in
 from qup.runner.whereabouts import note_place
 from qup.templates.cache import FILES, RAM, STATE, Template
 from qup.templates.key import describe_visible
+from qup.templates.stand_in import USER, hide_addresses, make_stand_in
 
 HOSTNAME = "qup-template"
 SAVE_TIMEOUT = 60.0
@@ -65,20 +66,28 @@ def plan_golden(plan: Plan) -> Plan:
     fresh = new_identity(plan.identity.name)
     # User data may depend on the name; it is a part of the key then.
     hostname = plan.seed.hostname if plan.seed.user_data else HOSTNAME
-    nics = tuple(_anonymous(nic, fresh.id, index) for index, nic in enumerate(plan.nics))
-    macs = {old.mac: new.mac for old, new in zip(plan.nics, nics, strict=True)}
-    told = tuple(replace(nic, mac=macs.get(nic.mac, nic.mac)) for nic in plan.seed.nics)
+    taken: set[str] | None = None if plan.seed.user_data else set()
+    nics = tuple(_anonymous(nic, fresh.id, index, taken) for index, nic in enumerate(plan.nics))
+    told = tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics)
     seed = replace(plan.seed, instance_id=fresh.uuid, hostname=hostname, nics=told)
     return replace(plan, identity=fresh, nics=nics, seed=seed, provision=())
 
 
-def _anonymous(nic: Nic, machine_id: str, index: int) -> Nic:
+def _anonymous(nic: Nic, machine_id: str, index: int, taken: set[str] | None) -> Nic:
+    """The card of the golden machine for a machine's.
+
+    Args:
+        nic: the machine's.
+        machine_id: the golden machine's.
+        index: which card it is.
+        taken: addresses that it can't have; None if it has the machine's own.
+    """
     plan = nic.plan
     if "hostname" in plan.netdev:
         plan = replace(plan, netdev={**plan.netdev, "hostname": HOSTNAME})
-    # Any port will do: one of a range may be the last, and a machine's.
-    plan = replace(plan, forwards=(), ports=None)
-    return replace(nic, mac=make_mac(machine_id, index), plan=plan)
+    if taken is not None and plan.netdev.get("type") != USER:
+        plan = replace(plan, address=hide_addresses(plan.address, taken))
+    return replace(nic, mac=make_mac(machine_id, index), plan=make_stand_in(plan, index))
 
 
 def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Template:
@@ -171,7 +180,8 @@ class _Making:
         rotate_file(self.folder.log("serial"))
         box = self.ctx.boxes.folder(self.box.digest)
         layout = layout_for(self.golden, self.folder, box, program)
-        layout = replace(layout, memory=Memory(str(self.folder.root / RAM), share=True))
+        memory = Memory(str(self.folder.root / RAM), share=True)
+        layout = replace(layout, memory=memory, unpluggable=True)
         with self.ctx.phase(self.name, "launch", "starting QEMU for a template") as phase:
             cwd = self.folder.root
             engine = start(self.golden, layout, self.folder, self.runtime, cwd, mortal=True)
@@ -236,6 +246,7 @@ class _Making:
 
     def _save(self, engine: Engine) -> None:
         try:
+            unplug_networks(engine.control, self.golden)
             save_state(engine.control, self.folder.root / STATE, timeout=SAVE_TIMEOUT)
             engine.control.execute("quit")
             engine.process.wait(QUIT_TIMEOUT)

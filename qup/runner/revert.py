@@ -264,7 +264,7 @@ class _Restoring:
         write_undo(state.id, [action.undo for action in plan.actions])
         launch = Launch(
             boot_id(), now(), plan.digest(), str(runtime.root),
-            of_template=self.snapshot.of_template, leases=self.snapshot.leases,
+            of_template=self.snapshot.of_template,
         )  # fmt: skip
         state = state.with_launch(launch)
         write_state(self.folder, state)
@@ -304,7 +304,6 @@ class _Restoring:
         layout = replace(
             layout,
             memory=Memory() if of_template else None,
-            leases=self.snapshot.leases if of_template else 0,
             incoming=True,
         )
         with self.ctx.phase(self.name, "launch", "loading its memory") as phase:

@@ -270,7 +270,6 @@ class _Saving:
             hardware=hardware,
             waiting=waiting,
             of_template=launch.templated,
-            leases=launch.leases,
             pause=round(pause, 3),
         )
 

@@ -187,9 +187,8 @@ class Starting(Work):
     ) -> State:
         """Write down what is about to happen, before it does."""
         write_undo(state.id, [action.undo for action in plan.actions])
-        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root))
-        if template is not None:
-            launch = replace(launch, restored=True, leases=template.leases)
+        restored = template is not None
+        launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root), restored=restored)
         state = state.with_launch(launch)
         write_state(self.folder, state)
         remember(state, self.ctx.project)

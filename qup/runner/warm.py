@@ -171,8 +171,11 @@ def restore(
     template: Template,
     *,
     mortal: bool = False,
+    unpluggable: bool = False,
 ) -> Engine:
     """Start a QEMU that goes on where a template's left off; its guest is still stopped.
+
+    With ``unpluggable`` network cards its guest can be saved as a template, too.
 
     The memory is opened here, so that QEMU gets the file that was checked or none; QEMU itself
     would make an empty one in its place.
@@ -191,7 +194,7 @@ def restore(
             layout,
             memory=Memory(f"/proc/self/fd/{handle}", share=False),
             incoming=True,
-            leases=template.leases,
+            unpluggable=unpluggable,
             inherit=(handle,),
         )
         engine = start(plan, layout, folder, runtime, ctx.project.root, mortal=mortal)
@@ -214,10 +217,9 @@ def become(
     Raises:
         IdentityFailure: it is nobody's now and has to end.
     """
-    fields = {**template.persona, "macs": tuple(template.persona["macs"])}
     user_key, host_key = ensure_keys(SshFolder(folder.ssh), folder.name)
     script = make_identity_script(
-        Persona(**fields), Persona.of(plan, user_key), host_key, uuid.uuid4().hex
+        Persona.read(template.persona), Persona.of(plan, user_key), host_key, uuid.uuid4().hex
     )
     with (
         ctx.phase(folder.name, "identity", "becoming a machine of its own") as phase,

@@ -79,7 +79,6 @@ class Template:
         boot_id: the host's boot in which it was made.
         seconds: what its boot took, or the steps.
         steps: names of the provisioning steps that have run in it, in their order.
-        leases: how many cards have had a lease of its user network.
     """
 
     id: str
@@ -93,7 +92,6 @@ class Template:
     boot_id: str = ""
     seconds: float = 0.0
     steps: tuple[str, ...] = ()
-    leases: int = 1
 
 
 class TemplateCache:

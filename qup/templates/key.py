@@ -11,18 +11,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from typing import Any
 
 from qup.model.drives import DISK
 from qup.model.plan import Plan, TemplatePlan
 from qup.model.seed import NOCLOUD
+from qup.templates import stand_in
+from qup.templates.stand_in import USER
 
-RECIPE = 5
+RECIPE = 6
 """Counts how templates are made and restored; those of another recipe don't fit."""
 
 KEY_LENGTH = 32
 X86 = ("x86_64", "i386")
-USER = "user"
 
 NOT_SEEN = ("identity", "box", "program", "boot_timeout", "provision", "template", "schema")
 """Fields of a plan that the guest doesn't see, or not before it is itself. What boots of a box is
@@ -53,8 +55,8 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
     if plan.seed.user_data:
         # What it does at the first boot may depend on the guest's name.
         data["seed"]["hostname"] = plan.seed.hostname
-    data["seed"]["nics"] = [_without(nic, ("mac",)) for nic in data["seed"]["nics"]]
-    data["nics"] = [_describe_nic(nic) for nic in data["nics"]]
+    del data["seed"]["nics"]  # each card's plan has what is told about it
+    data["nics"] = [_describe_card(nic, own=bool(plan.seed.user_data)) for nic in data["nics"]]
     return {
         "recipe": RECIPE,
         "qemu": emulator.qemu,
@@ -84,6 +86,23 @@ def _describe_nic(nic: Mapping[str, Any]) -> dict[str, Any]:
     plan = _without(nic["plan"], HOST_SIDE)
     plan["netdev"] = _without(plan["netdev"], ("hostname",))
     return {**_without(nic, ("mac",)), "plan": plan}
+
+
+def _describe_card(nic: Mapping[str, Any], *, own: bool) -> dict[str, Any]:
+    """What a guest sees of a card, and is not told anew.
+
+    Args:
+        nic: of a plan.
+        own: the machine's own addresses count, and not only their networks.
+    """
+    plan = nic["plan"]
+    if plan["netdev"].get("type") == USER:
+        return _describe_nic(nic)
+    # What it is connected to shows in nothing but whether qup may have to look for the guest.
+    addresses = plan["address"]["addresses"]
+    if not own:
+        addresses = [str(ip_interface(text).network) for text in addresses]
+    return {"discover": plan["discover"], "told": {**plan["address"], "addresses": addresses}}
 
 
 def _without(data: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
@@ -138,8 +157,6 @@ def _find_wish(plan: Plan) -> str | None:
     if form.label is None or form.payload or not (form.host_key and form.login):
         return f"seeder {plan.seed.seeder}"
     for nic in plan.nics:
-        if nic.plan.netdev.get("type") != USER or nic.plan.guest_address is None:
-            return f"network mode {nic.mode}"
-    # QEMU 7.2 brings back the leases of its first user network only, so that a further card
-    # would get another address than the one that forwards lead to.
-    return "it has several network cards" if len(plan.nics) > 1 else None
+        if obstacle := stand_in.find_obstacle(nic.plan):
+            return f"network mode {nic.mode}: {obstacle}"
+    return None

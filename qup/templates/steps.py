@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from qup.model.plan import Plan, ProvisionStep, TemplatePlan
-from qup.templates.key import USER, Emulator, describe_visible, make_key
+from qup.templates.key import Emulator, describe_visible, make_key
+from qup.templates.stand_in import USER
 
 STEPS = 1
 """Counts how steps are run; what another way has left doesn't fit."""

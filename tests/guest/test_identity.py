@@ -29,8 +29,10 @@ from qup.guest.identity import (
 from qup.guest.keys import make_key_pair, write_for_dropbear
 
 SOURCE = Path(refresh.__file__).with_name("refresh.S")
-OLD = Persona("qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",))
-NEW = Persona("web.example", "i-new", "ssh-ed25519 AAAAnew+/= qup:web", ("52:54:00:00:00:02",))
+OLD = Persona("qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",), ((),))
+NEW = Persona(
+    "web.example", "i-new", "ssh-ed25519 AAAAnew+/= qup:web", ("52:54:00:00:00:02",), ((),)
+)
 
 
 def test_the_program_is_what_its_source_says(tmp_path: Path) -> None:

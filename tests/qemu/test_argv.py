@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from qup.errors import HostError
 from qup.model.box import BoxSpec
-from qup.model.network import NicPlan
+from qup.model.network import NOWHERE, NicPlan
 from qup.model.plan import (
     AcceleratorPlan,
     Disk,
@@ -136,7 +136,11 @@ TEMPLATE = replace(
     nics=(replace(TINY.nics[0], plan=replace(TINY.nics[0].plan, guest_address="10.0.2.15")),),
     template=TemplatePlan("k"),
 )
-RESTORED = replace(PATHS, memory=Memory("/proc/self/fd/9,", share=False), incoming=True, leases=1)
+GOLDEN_MACHINE = replace(
+    TEMPLATE,
+    nics=(*TEMPLATE.nics, Nic("private", "52:54:00:aa:bb:cd", NicPlan({"type": NOWHERE}))),
+)
+RESTORED = replace(PATHS, memory=Memory("/proc/self/fd/9,", share=False), incoming=True)
 AWKWARD = Layout(
     program=Path("/opt/my qemu/qemu"),
     pidfile=Path("/it's, a=b/qemu.pid"),
@@ -161,7 +165,11 @@ AWKWARD = Layout(
         ("iso", ISO, PATHS),
         ("sata", IDE, PATHS),
         ("uefi", UEFI, PATHS),
-        ("template", TEMPLATE, replace(PATHS, memory=Memory("/t/ram", share=True))),
+        (
+            "template",
+            GOLDEN_MACHINE,
+            replace(PATHS, memory=Memory("/t/ram", share=True), unpluggable=True),
+        ),
         ("restored", TEMPLATE, RESTORED),
         ("ide", replace(IDE, machine_type="pc-i440fx-7.2"), PATHS),
         ("vnc", VNC, PATHS),

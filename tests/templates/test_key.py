@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qup.model.box import BoxSpec
-from qup.model.network import AddressPlan, Forward, NicPlan, PortRange
+from qup.model.network import AddressPlan, Forward, NicPlan, PortRange, Tap
 from qup.model.plan import (
     AcceleratorPlan,
     Disk,
@@ -53,6 +53,24 @@ def with_nic(**changes: Any) -> Plan:
     return replace(PLAN, nics=(replace(nic, plan=replace(nic.plan, **changes)),))
 
 
+PRIVATE = NicPlan({"type": "socket", "mcast": "239.192.0.1:16384"}, reachable=False)
+TAP = NicPlan({"type": "tap"}, tap=Tap("tap0"))
+
+
+def fixed(address: str, **more: Any) -> AddressPlan:
+    return AddressPlan(dhcp=False, addresses=(address,), **more)
+
+
+BY_DHCP = AddressPlan()
+
+
+def with_card(nic: NicPlan, address: AddressPlan = BY_DHCP, plan: Plan = PLAN) -> Plan:
+    """The plan with one more card."""
+    mac = f"52:54:00:aa:bb:{len(plan.nics):02x}"
+    seed = replace(plan.seed, nics=(*plan.seed.nics, NicSeed(mac, address)))
+    return replace(plan, nics=(*plan.nics, Nic("x", mac, replace(nic, address=address))), seed=seed)
+
+
 @pytest.mark.parametrize(
     "plan",
     [
@@ -83,7 +101,8 @@ def test_what_is_told_later_does_not_matter(plan: Plan) -> None:
         replace(PLAN, memory_mib=512),
         replace(PLAN, disks=(replace(PLAN.disks[0], size=2 << 30), PLAN.disks[1])),
         replace(PLAN, disks=(replace(PLAN.disks[0], bus="ide"), PLAN.disks[1])),
-        replace(PLAN, nics=(*PLAN.nics, *PLAN.nics)),
+        with_card(NicPlan(NETDEV, guest_address="10.0.3.15")),
+        with_card(PRIVATE, fixed("10.128.1.1/16")),
         replace(PLAN, seed=replace(PLAN.seed, user="me")),
         replace(PLAN, seed=replace(PLAN.seed, user_data="#!/bin/sh\n")),
         with_nic(netdev={**NETDEV, "dns": "10.0.2.99"}),
@@ -119,14 +138,31 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
         (replace(PLAN, box=replace(PLAN.box, arch="aarch64")), "aarch64"),
         (replace(PLAN, box=replace(PLAN.box, iso=True)), "ISO"),
         (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "qcow2", 1))), "disk-a"),
-        (replace(PLAN, nics=(*PLAN.nics, *PLAN.nics)), "several"),
-        (replace(PLAN, nics=(Nic("tap", "52:54:00:aa:bb:cc", NicPlan({"type": "tap"})),)), "tap"),
+        (with_card(NicPlan({"type": "vhost-user"})), "vhost-user"),
+        (with_card(NicPlan(NETDEV)), "without a known address"),
+        (with_card(TAP, fixed("192.168.7.2/30")), "192.168.7.0/30"),
     ],
 )
 def test_obstacles(plan: Plan, word: str) -> None:
     found = plan_template(plan, QEMU, wanted=True, system="linux")
     assert found.key is None
     assert word in str(found.obstacle)
+
+
+def test_what_a_card_is_connected_to_does_not_matter() -> None:
+    one = with_card(PRIVATE, fixed("10.128.1.1/16"))
+    other = replace(PRIVATE, netdev={"type": "socket", "mcast": "239.192.0.9:16399"})
+    assert key(with_card(other, fixed("10.128.7.9/16"))) == key(one)
+    assert key(with_card(TAP, fixed("10.128.7.9/16"))) == key(one)
+    assert key(with_card(PRIVATE, fixed("10.128.1.1/24"))) != key(one)
+    assert key(with_card(TAP, fixed("10.128.1.1/16", gateway="10.128.0.1"))) != key(one)
+    assert key(with_card(replace(TAP, discover=True))) != key(with_card(TAP))
+    # User data may look at the address.
+    seed = replace(PLAN.seed, user_data="#!/bin/sh\nip addr >/etc/motd\n")
+    plan = replace(PLAN, seed=seed)
+    one, two = (with_card(PRIVATE, fixed(f"10.128.1.{n}/16"), plan) for n in (1, 2))
+    assert key(one) != key(two)
+    assert plan_golden(one).nics[1].plan.address == one.nics[1].plan.address
 
 
 def test_templates_can_be_switched_off() -> None:
@@ -142,3 +178,34 @@ def test_a_golden_machine_takes_nothing_of_the_hosts_that_is_another_machines() 
     (nic,) = golden.nics
     assert (nic.plan.forwards, nic.plan.ports) == ((), None)
     assert key(golden) == key(PLAN)
+
+
+def test_a_golden_machine_is_on_nobodys_network() -> None:
+    plan = with_card(PRIVATE, fixed("10.128.1.1/16"))
+    plan = with_card(TAP, fixed("192.168.7.9/24", gateway="192.168.7.254"), plan)
+    plan = with_card(replace(TAP, discover=True), plan=plan)
+    golden = plan_golden(plan)
+    own, private, told, asked = (nic.plan for nic in golden.nics)
+    assert own.netdev["type"] == "user"
+    assert private.netdev == {"type": "none"}
+    assert private.address.addresses == ("10.128.255.254/16",)
+    assert told.netdev == {
+        "type": "user",
+        "ipv6": "off",
+        "net": "192.168.7.0/24",
+        "host": "192.168.7.254",
+        "dns": "192.168.7.1",
+        "dhcpstart": "192.168.7.2",
+    }
+    assert told.address.addresses == ("192.168.7.253/24",)
+    assert told.guest_address == "192.168.7.253"
+    assert (asked.netdev["net"], asked.guest_address) == ("10.0.131.0/24", "10.0.131.15")
+    assert (told.tap, asked.tap, asked.discover) == (None, None, True)
+    assert [nic.address for nic in golden.seed.nics] == [nic.plan.address for nic in golden.nics]
+    assert len({nic.mac for nic in (*golden.nics, *plan.nics)}) == 8
+
+
+def test_two_cards_in_one_network_get_two_addresses() -> None:
+    plan = with_card(PRIVATE, fixed("10.128.1.1/16"), with_card(PRIVATE, fixed("10.128.1.2/16")))
+    addresses = [nic.plan.address.addresses for nic in plan_golden(plan).nics[1:]]
+    assert addresses == [("10.128.255.254/16",), ("10.128.255.253/16",)]
