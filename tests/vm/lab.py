@@ -60,7 +60,7 @@ class Lab:
         more.setdefault("stderr", subprocess.STDOUT)
         return subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "qup", *argv],
-            env={**os.environ, **self.env, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **self.env, "PYTHONPATH": str(ROOT), **more.pop("env", {})},
             text=True,
             errors="replace",
             start_new_session=True,

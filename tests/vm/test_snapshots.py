@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, open_lab, wait_until
+from tests.vm.lab import SMALL, Lab, open_lab
+from tests.vm.stops import go_on, stopped
 
 pytestmark = pytest.mark.vm
 
@@ -92,12 +93,19 @@ def test_other_hardware_is_refused_and_the_machine_is_as_it_was(lab: Lab) -> Non
     assert lab.pid("a") == pid
 
 
-@pytest.mark.parametrize("moment", ["saving", ".new/memory", ".new/disk.qcow2"])
-def test_killed_while_it_is_saved(lab: Lab, moment: str) -> None:
-    process = lab.spawn("snapshot", "save", "cut", "a", stdout=-3)
-    assert wait_until((lab.machine("a") / "snapshots" / moment).exists, 30)
-    process.kill()
-    process.wait()
+@pytest.mark.parametrize(
+    ("at", "path"),
+    [
+        ("open", ".new/memory"),  # the guest waits already
+        ("open", ".new/disk.qcow2"),  # it stands still
+        ("os.remove", "snapshots/saving"),  # it goes on again
+        ("os.rename", "snapshots/.new"),
+    ],
+)
+def test_killed_while_it_is_saved(lab: Lab, at: str, path: str) -> None:
+    with stopped(lab, "snapshot", "save", "cut", "a", at=at, path=path) as process:
+        process.kill()
+        process.wait()
     lab("up", "a").ok()
     assert lab.sh("kill -0 $(cat pid) && echo alive", "a") == "alive\n"
     assert abs(float(lab.sh("date +%s", "a")) - time.time()) < 3
@@ -106,12 +114,12 @@ def test_killed_while_it_is_saved(lab: Lab, moment: str) -> None:
     assert set(tree(lab)) == {"one"}
 
 
-def test_interrupted_while_it_is_saved(lab: Lab) -> None:
-    process = lab.spawn("snapshot", "save", "cut", "a", stdout=-3)
+@pytest.mark.parametrize("path", [".new/memory", ".new/disk.qcow2"])
+def test_interrupted_while_it_is_saved(lab: Lab, path: str) -> None:
     snapshots = lab.machine("a") / "snapshots"
-    assert wait_until((snapshots / ".new" / "memory").exists, 30)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    with stopped(lab, "snapshot", "save", "cut", "a", at="open", path=path) as process:
+        assert (snapshots / "saving").exists()
+        assert go_on(process, signal.SIGINT) == 130
     assert not [*snapshots.glob("saving"), *snapshots.glob(".new")]
     assert lab.status("a") == "running"
     assert set(tree(lab)) == {"one"}
@@ -125,19 +133,20 @@ def test_a_template_stays_as_long_as_a_snapshot_needs_it(lab: Lab) -> None:
     assert lab.sh("cat state", "a") == "one\n"
 
 
-@pytest.mark.parametrize("moment", ["snapshots/restoring", "qemu.pid"])
-def test_killed_while_it_is_restored(lab: Lab, moment: str) -> None:
+@pytest.mark.parametrize(
+    ("at", "path"),
+    [
+        ("os.rename", "/disk.qcow2"),  # no machine runs
+        ("open", "/memory"),  # one does, and knows nothing yet
+        ("os.remove", "snapshots/restoring"),
+    ],
+)
+def test_killed_while_it_is_restored(lab: Lab, at: str, path: str) -> None:
     lab.sh("echo two >state; sync", "a")
-    old = lab.pid("a")
-    process = lab.spawn("snapshot", "restore", "one", "a", stdout=-3)
-    path = lab.machine("a") / moment
-
-    def is_there() -> bool:
-        return path.exists() and (moment != "qemu.pid" or path.read_text().strip() != str(old))
-
-    assert wait_until(is_there, 30)
-    process.kill()
-    process.wait()
+    with stopped(lab, "snapshot", "restore", "one", "a", at=at, path=path) as process:
+        assert (lab.machine("a") / "snapshots" / "restoring").exists()
+        process.kill()
+        process.wait()
     assert lab("snapshot", "save", "no", "a").code == 6
     lab("up", "a").ok()
     assert lab.sh("cat state; kill -0 $(cat pid) && echo alive", "a") == "one\nalive\n"
