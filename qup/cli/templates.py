@@ -172,6 +172,7 @@ def prune(
     cache = context.templates
     removed, freed = [], 0
     with lock(cache.lock_path, what="the cache of templates", timeout=context.lock_timeout):
+        cache.remove_leftovers()
         for template in cache.templates():
             stale = everything or not cache.is_current(template)
             stale = stale or context.boxes.get(template.box_digest) is None

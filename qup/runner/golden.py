@@ -103,6 +103,7 @@ def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
     work = _Making(ctx, config, plan_golden(plan), box, folder)
     try:
         check_space(making, plan.memory_mib * MIB)
+        ctx.templates.note_sockets(key, work.runtime)
         return work.run(plan, key)
     except OSError as exc:
         raise NoTemplate(str(explain_os_error("make a template in", making, exc))) from exc

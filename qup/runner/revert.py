@@ -261,7 +261,6 @@ class _Restoring:
         stopped then, with the snapshot's disks.
         """
         runtime = runtime_folder(state.id)
-        write_undo(state.id, [action.undo for action in plan.actions])
         launch = Launch(
             boot_id(), now(), plan.digest(), str(runtime.root),
             of_template=self.snapshot.of_template,
@@ -269,6 +268,7 @@ class _Restoring:
         state = state.with_launch(launch)
         write_state(self.folder, state)
         remember(state, self.ctx.project)
+        write_undo(state.id, [action.undo for action in plan.actions])
         engine: Engine | None = None
         try:
             engine = self._load(plan, box, runtime)

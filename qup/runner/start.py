@@ -186,12 +186,13 @@ class Starting(Work):
         self, plan: Plan, state: State, runtime: RuntimeFolder, template: Template | None
     ) -> State:
         """Write down what is about to happen, before it does."""
-        write_undo(state.id, [action.undo for action in plan.actions])
         restored = template is not None
         launch = Launch(boot_id(), now(), plan.digest(), str(runtime.root), restored=restored)
         state = state.with_launch(launch)
         write_state(self.folder, state)
         remember(state, self.ctx.project)
+        # After its machine is known: a journal of nobody's would never be found.
+        write_undo(state.id, [action.undo for action in plan.actions])
         return state
 
     def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder, origin: Origin) -> Engine:

@@ -271,6 +271,7 @@ def make_room(ctx: Context, *, keep: str) -> None:
         keep: the id of the one that it is done for.
     """
     with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+        ctx.templates.remove_leftovers()
         templates = sorted(ctx.templates.templates(), key=ctx.templates.last_used)
         total = sum(map(ctx.templates.size, templates))
         for template in templates:

@@ -6,7 +6,7 @@ A template is a folder named by a random id; a link from its key says which one 
     templates/current/<key> -> ../<id>
     templates/refused/<key>      why a template of that key could not be made
     templates/making/<key>       locked by the one qup that makes it
-    templates/.making-<key>/     what is being made
+    templates/.making-<key>/     what is being made, and a link to its sockets
 
 ``ram`` is the guest's memory, which restored guests map privately; ``disk.qcow2`` is the
 backing file of their disks. Neither changes once the template is there.
@@ -28,7 +28,8 @@ from typing import Any
 
 from qup.errors import QupError, TemplateError
 from qup.files import explain_os_error, sync_folder, write_atomic
-from qup.paths import make_private
+from qup.locks import lock
+from qup.paths import RuntimeFolder, make_private
 
 MANIFEST = "template.json"
 RAM, STATE, DISK = "ram", "state", "disk.qcow2"
@@ -40,6 +41,7 @@ BLOCK = 512
 
 REFUSAL_LIFETIME = 7 * 24 * 3600.0
 """Seconds that a failure to make a template is believed."""
+MAKING, SOCKETS = ".making-", "sockets"
 WRITTEN_AFTER = 60.0
 """Seconds after which Linux has written a file's pages by itself (``dirty_expire_centisecs``):
 making sure of it costs nothing then."""
@@ -110,11 +112,23 @@ class TemplateCache:
 
     def making_folder(self, key: str) -> Path:
         """Where a template of a key is made."""
-        return self.root / f".making-{key}"
+        return self.root / f"{MAKING}{key}"
 
     def clear_making(self, key: str) -> None:
         """Remove what was left of making a template; its lock is held."""
-        shutil.rmtree(self.making_folder(key), ignore_errors=True)
+        folder = self.making_folder(key)
+        with contextlib.suppress(OSError):
+            RuntimeFolder.of(os.readlink(folder / SOCKETS)).remove()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def note_sockets(self, key: str, runtime: RuntimeFolder) -> None:
+        """Remember where the sockets of the guest will be that a template is made of, so that
+        :meth:`clear_making` removes them too.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        (self.making_folder(key) / SOCKETS).symlink_to(runtime.root)
 
     def folder(self, template_id: str) -> Path:
         """Where the files of a template are."""
@@ -282,10 +296,16 @@ class TemplateCache:
             raise explain_os_error("remove", folder, exc) from exc
 
     def remove_leftovers(self) -> None:
-        """Remove what an interrupted removal left; folders without a manifest."""
+        """Remove what an interrupted removal left, folders without a manifest; and what is left
+        of making a template where nobody makes it any more.
+        """
         for path in self.root.glob("*"):
             if _ID.fullmatch(path.name) and not (path / MANIFEST).exists():
                 shutil.rmtree(path, ignore_errors=True)
+        for path in self.root.glob(f"{MAKING}*"):
+            key = path.name.removeprefix(MAKING)
+            with contextlib.suppress(QupError), lock(self.making_lock(key), what=key, timeout=0):
+                self.clear_making(key)
 
     # --- those that could not be made ---
 

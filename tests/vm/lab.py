@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Lab:
     Attributes:
         prefix: words before each command: what runs it as another user, or elsewhere.
         templates: whether machines may be restored from templates.
+        spawned: what runs beside a test; it ends with the lab, whatever becomes of the test.
     """
 
     box: Sandbox
@@ -37,6 +38,7 @@ class Lab:
     cache: Path
     prefix: tuple[str, ...] = ()
     templates: bool = False
+    spawned: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def env(self) -> dict[str, str]:
@@ -58,7 +60,7 @@ class Lab:
         more.setdefault("stdin", subprocess.DEVNULL)
         more.setdefault("stdout", subprocess.PIPE)
         more.setdefault("stderr", subprocess.STDOUT)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "qup", *argv],
             env={**os.environ, **self.env, "PYTHONPATH": str(ROOT), **more.pop("env", {})},
             text=True,
@@ -66,6 +68,8 @@ class Lab:
             start_new_session=True,
             **more,
         )
+        self.spawned.append(process)
+        return process
 
     def write(self, text: str) -> None:
         (self.folder / "Qupfile").write_text(text, encoding="utf-8")
@@ -119,6 +123,15 @@ def wait_until(check: Callable[[], object], seconds: float = 10.0) -> bool:
     return True
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    """Kill it if it lives, and close what it wrote to."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
 def alive(pid: int) -> bool:
     """Whether a process lives; a zombie does not."""
     try:
@@ -151,6 +164,8 @@ def open_lab(
     try:
         yield lab
     finally:
+        for process in lab.spawned:
+            end(process)
         said = lab("destroy", "-y") if (lab.folder / ".qup" / "machines").is_dir() else None
         leaks = kill_leaks(str(box.root))
         shutil.rmtree(box.root, ignore_errors=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
+from tests.vm.stops import stopped
 
 pytestmark = pytest.mark.vm
 
@@ -114,14 +115,22 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_command(lab: Lab) -> No
     assert not left(lab)
 
 
-def test_killed_while_the_machine_is_made(lab: Lab) -> None:
-    for phase in ("disk.qcow2", "seed.iso", "state.json", "qemu.pid"):
-        process = lab.spawn("run", "--", "sleep", "600", stdout=subprocess.DEVNULL)
-        assert wait_until(lambda: [*lab.box.home.glob(f"qup/state/runs/*/.qup/*/*/{phase}")])  # noqa: B023
+@pytest.mark.parametrize(
+    ("at", "path"),
+    [
+        ("os.rename", "machines/web/disk.qcow2"),
+        ("os.rename", "machines/web/seed.iso"),
+        ("os.rename", "machines/web/state.json"),
+        ("subprocess.Popen", "guest=web"),
+    ],
+)
+def test_killed_while_the_machine_is_made(lab: Lab, at: str, path: str) -> None:
+    lab("run", "--", "true").ok()  # there is a template now
+    with stopped(lab, "run", "--", "sleep", "600", at=at, path=path) as process:
         process.kill()
         process.wait()
-        lab("validate").ok()
-        assert not left(lab) or wait_until(lambda: not left(lab)), phase
+    lab("validate").ok()
+    assert not left(lab) or wait_until(lambda: not left(lab), 60)
 
 
 def test_a_machine_that_ends_before_its_command(lab: Lab) -> None:

@@ -243,6 +243,10 @@ def test_killed_at_any_moment(cache: Path, moment: str) -> None:
         process.stdout.close()
         if moment == "booting a template":
             assert wait_until(lambda: not golden_machines(cache))
+            assert list(lab.box.runtime.glob("qup/*"))
+            lab("template", "prune").ok()
+            assert not list((cache / "templates").glob(".making-*"))
+            assert not list(lab.box.runtime.glob("qup/*"))
         lab("up").ok()
         assert lab.sh("hostname") == "default\n"
         assert not list((cache / "templates").glob(".making-*"))

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.vm.lab import Lab, wait_until
+from tests.vm.lab import Lab, end, wait_until
 
 HERE = Path(__file__).parent
 
@@ -50,9 +50,7 @@ def stopped(
         assert process.returncode is None, f"qup ended without {at} {path}: {process.returncode}"
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-            process.wait()
+        end(process)
 
 
 def go_on(process: subprocess.Popen[str], with_signal: signal.Signals | None = None) -> int:

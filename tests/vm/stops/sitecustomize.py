@@ -33,9 +33,8 @@ def _trace(path):
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def hook(name, found):
-        if name == "open" and not (isinstance(found[2], int) and found[2] & 3):
-            return
-        if name == "open" or name.startswith(("os.", "shutil.", "subprocess.")):
+        written = name == "open" and isinstance(found[2], int) and found[2] & 3
+        if written or name.startswith(("os.", "shutil.", "subprocess.")):
             os.write(out, f"{name} {' '.join(_texts(found))}\n".encode())
 
     sys.addaudithook(hook)
