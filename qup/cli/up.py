@@ -40,6 +40,14 @@ ProvisionWith = Annotated[
     ),
 ]
 
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache",
+        help="Run the provisioning steps of a new machine, even if there is a template in which"
+        " they have run.",
+    ),
+]
 Cold = Annotated[
     bool, typer.Option("--cold", help="Boot a new machine, even if a template fits it.")
 ]
@@ -53,6 +61,7 @@ def up(
     no_provision: NoProvision = False,
     provision_with: ProvisionWith = None,
     cold: Cold = False,
+    no_cache: NoCache = False,
     timings: Annotated[
         bool, typer.Option("--timings", help="Show what each phase of the start took.")
     ] = False,
@@ -79,7 +88,7 @@ def up(
         context = globals_of(ctx).context(show)
         config = checked_config(context, overrides)
         options = make_options(config, trust_accelerator, no_provision, provision_with)
-        options = replace(options, cold=cold)
+        options = replace(options, cold=cold, no_cache=no_cache)
         roster = roster_of(config)
         chosen = roster.choose(names or [], default="autostart")
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TextIO
@@ -42,6 +42,11 @@ class Wanted:
     only: tuple[str, ...] = ()
     again: bool = False
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is what every ``up`` does."""
+        return not (self.none or self.only or self.again)
+
     def takes(self, step: ProvisionStep, done: Sequence[str]) -> bool:
         """Whether a step is to run, where ``done`` is what has succeeded before."""
         if self.only:
@@ -80,8 +85,9 @@ def provision(
     *,
     wanted: Wanted,
     moments: Sequence[str] = DURING,
+    numbers: Container[int] | None = None,
 ) -> tuple[State, bool]:
-    """Run the steps of some moments that have to run.
+    """Run the steps of some moments that have to run; if numbers are given, only those.
 
     Returns:
         The state with what has succeeded, and whether any step ran.
@@ -94,6 +100,8 @@ def provision(
     for moment in moments:
         for number, (use, step) in enumerate(uses, 1):
             if step.on != moment or not wanted.takes(step, done):
+                continue
+            if numbers is not None and number not in numbers:
                 continue
             _run_step(ctx, config, number, use, step, folder, state)
             ran = True

@@ -24,6 +24,8 @@ MANIFEST = "snapshot.json"
 NEW = ".new"
 CURRENT, SAVING, RESTORING = "current", "saving", "restoring"
 """The snapshot that the machine comes from; marks of what is under way."""
+DRAFT = "draft"
+"""The mark of a machine that is about to become a template: the template's id."""
 BLOCK = 512
 """What ``st_blocks`` counts (``stat(2)``)."""
 
@@ -88,7 +90,7 @@ def clear_mark(folder: MachineFolder, name: str) -> None:
 
 def forget_origin(folder: MachineFolder) -> None:
     """The machine begins anew: it comes from no snapshot, and nothing is under way."""
-    for name in (CURRENT, SAVING, RESTORING):
+    for name in (CURRENT, SAVING, RESTORING, DRAFT):
         clear_mark(folder, name)
 
 

@@ -23,11 +23,13 @@ from qup.qemu.engine import start as start_qemu
 from qup.runner.changes import read_plan, tell_obstacles, write_plan
 from qup.runner.context import Context
 from qup.runner.display import announce_display, display_of
+from qup.runner.draft import Draft, discard_saved, steps_of
 from qup.runner.drives import check_disks
 from qup.runner.environment import share_environment
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
 from qup.runner.forwards import apply_forwards, open_way_in, write_kept
+from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, discard_disks, now, prepare, require_box
 from qup.runner.observe import CRASHED, Observation, observe
@@ -38,9 +40,17 @@ from qup.runner.provision import BEFORE
 from qup.runner.ready import wait_until_ready
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.stopwatch import Timings, write_timings
-from qup.runner.warm import Origin, become, choose_origin, find_base, restore, set_aside
+from qup.runner.warm import (
+    Origin,
+    Steps,
+    become,
+    choose_origin,
+    find_base,
+    restore,
+    set_aside,
+)
 from qup.runner.whereabouts import forget_place, note_place
-from qup.runner.work import UpOptions, Work, report
+from qup.runner.work import Started, UpOptions, Work, report
 from qup.store import forget, is_copy, read_state, remember, write_state, write_undo
 from qup.templates.cache import Template
 
@@ -86,10 +96,35 @@ class Starting(Work):
         watch.lap("preflight")
         with watch.around("template"):
             origin = choose_origin(
-                self.ctx, self.config, plan, box, state=old, cold=self.options.cold
-            )
+                self.ctx, self.config, plan, box, state=old, cold=self.options.cold,
+                steps=self._way_of_steps(),
+            )  # fmt: skip
+        if origin.keep:
+            started = start_for_others(self, plan, box, origin)
+        else:
+            started = self.come_up(plan, box, old, origin)
+        plan, state = started.plan, started.state
+        left = [number for number, _ in enumerate(plan.provision, 1) if number not in started.done]
+        if self.provision(plan, state, numbers=left)[1]:
+            watch.lap("provision")
+        self._note_timings(state, started.origin)
+        report(self.name, started.failures)
+        return True
+
+    def _way_of_steps(self) -> Steps:
+        """Whether templates have a part in how the steps of a new machine are done."""
+        if not self.options.wanted.plain:
+            return Steps.RUN
+        if self.options.anew:  # it keeps its keys, so none can be made of it
+            return Steps.LOOK
+        return Steps.RENEW if self.options.no_cache else Steps.TAKE
+
+    def come_up(
+        self, plan: Plan, box: Box, old: State | None, origin: Origin, draft: Draft | None = None
+    ) -> Started:
+        """Get a machine to the point where its provisioning steps may run."""
         try:
-            state, failures = self._bring_up(plan, box, old, origin)
+            state, failures = self._bring_up(plan, box, old, origin, draft)
         except QupError as exc:
             if origin.template is None or isinstance(exc, Interrupted):
                 raise
@@ -98,17 +133,15 @@ class Starting(Work):
             set_aside(self.ctx, self.name, origin.template, exc.message)
             origin = Origin(reason="the template failed")
             state, failures = self._bring_up(plan, box, old, origin)
-        share_names(self.ctx, self.config, login=plan.seed_form.login)
-        share_environment(self.ctx, self.config, login=plan.seed_form.login)
+        login, watch = plan.seed_form.login, self.ctx.watch
+        share_names(self.ctx, self.config, login=login)
+        share_environment(self.ctx, self.config, login=login)
         watch.lap("names")
-        if old is None and plan.seed_form.login:
+        # Where steps have run, somebody has waited for it.
+        if old is None and login and not (origin.template and origin.template.steps):
             finish_first_boot(self.ctx, self.folder, plan)
             watch.lap("first-boot")
-        if self.provision(plan, state)[1]:
-            watch.lap("provision")
-        self._note_timings(state, origin)
-        report(self.name, failures)
-        return True
+        return Started(plan, state, origin, failures)
 
     def _note_timings(self, state: State, origin: Origin) -> None:
         """Keep what this start took, and tell it."""
@@ -121,14 +154,20 @@ class Starting(Work):
         self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
 
     def _bring_up(
-        self, plan: Plan, box: Box, old: State | None, origin: Origin
+        self, plan: Plan, box: Box, old: State | None, origin: Origin, draft: Draft | None = None
     ) -> tuple[State, list[MachineError]]:
         """Start a machine, restored or booted, until ssh answers."""
         template = origin.template
-        base = find_base(self.ctx, box, old, template)
-        key = template.id if template else None
+        below = None if draft else template
+        base = find_base(self.ctx, box, old, below)
+        key = below.id if below else None
         watch = self.ctx.watch
         state = prepare(self.ctx, self.config, self.folder, plan, box, old, base, key)
+        if draft:
+            draft.copy_disk(self.folder.disk)
+        elif template and template.steps:
+            done = [step.mark for step in steps_of(plan) if step.run != "always"]
+            state = replace(state, provisioned=tuple(done))
         watch.lap("disk")
         state, ran = self.provision(plan, state, BEFORE)
         if ran:
@@ -136,7 +175,7 @@ class Starting(Work):
         runtime = runtime_folder(state.id)
         state = self._record(plan, state, runtime, template)
         with self._undo_on_failure(state):
-            engine = self._launch(plan, box, runtime, origin)
+            engine = self._launch(plan, box, runtime, origin, draft)
             with self._end_on_failure(engine, for_good=template is not None):
                 watch.lap("restore" if template else "launch")
                 state, failures = self.connect(plan, state, engine, template)
@@ -180,6 +219,8 @@ class Starting(Work):
             forget(old.id)
             self.folder.state.unlink(missing_ok=True)
             return None
+        if discard_saved(self.ctx, self.folder, old):
+            return None
         return old.with_launch(None)
 
     def _record(
@@ -195,14 +236,24 @@ class Starting(Work):
         write_undo(state.id, [action.undo for action in plan.actions])
         return state
 
-    def _launch(self, plan: Plan, box: Box, runtime: RuntimeFolder, origin: Origin) -> Engine:
+    def _launch(
+        self,
+        plan: Plan,
+        box: Box,
+        runtime: RuntimeFolder,
+        origin: Origin,
+        draft: Draft | None = None,
+    ) -> Engine:
         program = self.ctx.host.which(plan.program)
         assert program is not None
         rotate_file(self.folder.log("serial"))
         for stream in ("qemu", "qup"):
             rotate_file(self.folder.log(stream), over=OWN_LOG_LIMIT)
         template, mortal = origin.template, self.options.mortal
-        title = f"restoring template {template.id}" if template else "starting QEMU"
+        title = "starting QEMU"
+        if template:
+            kind = "provisioned template" if template.steps else "template"
+            title = f"restoring {kind} {template.id}"
         with self.ctx.phase(self.name, "launch", title) as phase:
             for action in plan.actions:
                 run(action.do, timeout=ACTION_TIMEOUT)
@@ -216,14 +267,18 @@ class Starting(Work):
             )
             if template:
                 engine = restore(
-                    self.ctx, plan, layout, self.folder, runtime, template, mortal=mortal
-                )
+                    self.ctx, plan, layout, self.folder, runtime, template,
+                    mortal=mortal, shared=draft.ram if draft else None,
+                )  # fmt: skip
             else:
                 cwd = self.ctx.project.root
                 engine = start_qemu(plan, layout, self.folder, runtime, cwd, mortal=mortal)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
             if origin.reason:
                 phase.result += f"; cold boot: {origin.reason}"
+            if template and template.steps:
+                skipped = len([step for step in steps_of(plan) if step.run != "always"])
+                phase.result += f"; {skipped} step{'s' * (skipped > 1)} skipped"
             return engine
 
     def connect(

@@ -18,6 +18,7 @@ from qup.runner.observe import BROKEN, observe, require_alive
 from qup.runner.revert import resume_restore
 from qup.runner.running import Running
 from qup.runner.save import finish_saving
+from qup.runner.snapshots import DRAFT, read_mark
 from qup.runner.start import Starting
 from qup.runner.stop import stop_locked
 from qup.runner.stopwatch import Stopwatch
@@ -44,9 +45,12 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         seen = observe(folder)
         if seen.status == BROKEN:
             read_state(folder)  # raises, with the hint
-        if seen.alive and (not seen.let_go or seen.way is Way.ANEW):
+        drafted = read_mark(folder, DRAFT) is not None
+        if seen.alive and (drafted or not seen.let_go or seen.way is Way.ANEW):
             reason = "QEMU stayed on after the guest had powered off"
-            if not seen.let_go:
+            if drafted:
+                reason = "it was stopped while a template was made of it"
+            elif not seen.let_go:
                 reason = "an earlier start was cut off before the guest ran"
             ctx.tell(config.name, f"{reason}; starting anew")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)

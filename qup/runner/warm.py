@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,19 @@ MAKING_MARGIN = 120.0
 """Seconds to wait for another process beyond the time that its guest may take to boot."""
 
 
+class Steps(Enum):
+    """How a new machine's provisioning steps are done."""
+
+    RUN = "run"
+    """They run, as far as they are wanted, and no template comes of it."""
+    LOOK = "look"
+    """It is restored from a guest in which they have run, if there is one; none is made."""
+    TAKE = "take"
+    """It is restored from such a guest; if there is none, it becomes one."""
+    RENEW = "renew"
+    """They run, and what comes of it is the template for others."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """What a machine's start begins with.
@@ -57,10 +71,12 @@ class Origin:
     Attributes:
         template: what it is restored from; None if it boots.
         reason: why it boots, in a few words.
+        keep: the key of the template that is to be made when its provisioning steps have run.
     """
 
     template: Template | None = None
     reason: str = ""
+    keep: str | None = None
 
 
 def choose_origin(
@@ -71,8 +87,12 @@ def choose_origin(
     *,
     state: State | None,
     cold: bool = False,
+    steps: Steps = Steps.RUN,
 ) -> Origin:
     """Find the template that fits a machine, or make it.
+
+    A template in which its provisioning steps have run is only looked for: it takes a machine to
+    make one.
 
     Args:
         ctx: the surroundings.
@@ -81,6 +101,7 @@ def choose_origin(
         box: what it is made from.
         state: the machine, if it exists.
         cold: the user wants a boot.
+        steps: how its provisioning steps are to be done.
 
     Raises:
         ConfigError: the quota isn't a size.
@@ -96,7 +117,24 @@ def choose_origin(
         return Origin(reason=planned.obstacle or "" if planned else "")
     if read_quota() == 0:
         return Origin(reason="the quota for templates is 0")
-    key, name = planned.key, plan.identity.name
+    name, provisioned = plan.identity.name, planned.provisioned
+    if provisioned and steps in (Steps.LOOK, Steps.TAKE):
+        found = find_template(ctx, name, box, provisioned)
+        if found is not None:
+            ctx.templates.touch(found)
+            return Origin(found)
+    origin = _choose_boot(ctx, config, plan, box, planned.key)
+    if origin.template is None or not provisioned or steps in (Steps.RUN, Steps.LOOK):
+        return origin
+    if steps is Steps.TAKE and (refusal := ctx.templates.refusal(provisioned)):
+        ctx.note(name, f"no provisioned template: {refusal}")
+        return origin
+    return replace(origin, keep=provisioned)
+
+
+def _choose_boot(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key: str) -> Origin:
+    """Find the template that was only booted, or make it."""
+    name = plan.identity.name
     if refusal := ctx.templates.refusal(key):
         return Origin(reason=f"no template: {refusal}")
     with lock(
@@ -127,7 +165,8 @@ def _find_or_make(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
 
 
 def _explain_absence(ctx: Context, visible: dict[str, Any]) -> str:
-    differs = find_difference(visible, ctx.templates.templates())
+    booted = [template for template in ctx.templates.templates() if not template.steps]
+    differs = find_difference(visible, booted)
     return f"other {differs}" if differs else "none of this box yet"
 
 
@@ -171,11 +210,12 @@ def restore(
     template: Template,
     *,
     mortal: bool = False,
-    unpluggable: bool = False,
+    shared: Path | None = None,
 ) -> Engine:
     """Start a QEMU that goes on where a template's left off; its guest is still stopped.
 
-    With ``unpluggable`` network cards its guest can be saved as a template, too.
+    Its memory is the template's, of which it has the pages that it writes for itself; or
+    ``shared``, a copy of it that it writes to: then it can be saved as a template, too.
 
     The memory is opened here, so that QEMU gets the file that was checked or none; QEMU itself
     would make an empty one in its place.
@@ -186,15 +226,15 @@ def restore(
     """
     files = ctx.templates.folder(template.id)
     try:
-        handle = os.open(files / RAM, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        handle = os.open(shared or files / RAM, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as exc:
         raise TemplateError(f"{RAM} can't be opened: {exc.strerror}") from exc
     try:
         layout = replace(
             layout,
-            memory=Memory(f"/proc/self/fd/{handle}", share=False),
+            memory=Memory(f"/proc/self/fd/{handle}", share=shared is not None),
             incoming=True,
-            unpluggable=unpluggable,
+            unpluggable=shared is not None,
             inherit=(handle,),
         )
         engine = start(plan, layout, folder, runtime, ctx.project.root, mortal=mortal)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from qup.errors import MachineError
 from qup.model.box import BoxSpec
@@ -15,6 +16,7 @@ from qup.runner.context import Context
 from qup.runner.foreground import Attach
 from qup.runner.prepare import identity_of, make_plan, new_identity
 from qup.runner.provision import DURING, Wanted, provision
+from qup.runner.warm import Origin
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class UpOptions:
         cold: boot a new machine, even if there is a template that fits.
         mortal: QEMU ends with this process, however that ends.
         anew: begin with a new disk, as at the first start; the machine stays who it is.
+        no_cache: run provisioning steps though there is a template in which they have run.
     """
 
     trust_accelerator: bool = False
@@ -36,6 +39,25 @@ class UpOptions:
     cold: bool = False
     mortal: bool = False
     anew: bool = False
+    no_cache: bool = False
+
+
+class Started(NamedTuple):
+    """A machine whose ssh answers.
+
+    Attributes:
+        plan: what was carried out.
+        state: the machine.
+        origin: what it began with.
+        failures: forwards that could not be opened.
+        done: the numbers of the provisioning steps that this start has run.
+    """
+
+    plan: Plan
+    state: State
+    origin: Origin
+    failures: list[MachineError]
+    done: tuple[int, ...] = ()
 
 
 @dataclass
@@ -65,13 +87,18 @@ class Work:
         return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
 
     def provision(
-        self, plan: Plan, state: State, moments: Sequence[str] = DURING
+        self,
+        plan: Plan,
+        state: State,
+        moments: Sequence[str] = DURING,
+        numbers: Container[int] | None = None,
     ) -> tuple[State, bool]:
         """Run the provisioning steps of some moments; whether there were any."""
         wanted = self.options.wanted
         return provision(
-            self.ctx, self.config, plan, self.folder, state, wanted=wanted, moments=moments
-        )
+            self.ctx, self.config, plan, self.folder, state,
+            wanted=wanted, moments=moments, numbers=numbers,
+        )  # fmt: skip
 
 
 def report(machine: str, failures: list[MachineError]) -> None:

@@ -60,6 +60,7 @@ def describe_provisioned(
     visible = describe_visible(plan, emulator)
     if any(step.share != EVERYBODY for step in steps):
         visible["name"] = plan.seed.hostname
+        visible["addresses"] = [list(nic.plan.address.addresses) for nic in plan.nics]
     return {**visible, "steps": [STEPS, *(step.digest for step in steps)]}
 
 
