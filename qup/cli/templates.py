@@ -54,6 +54,7 @@ def _describe(context: Context, template: Template) -> dict[str, object]:
         "created": template.created,
         "last_used": cache.last_used(template),
         "seconds": template.seconds,
+        "steps": list(template.steps),
         "current": cache.is_current(template),
         "set_aside": cache.aside_reason(template),
         "used_by": find_users(template),
@@ -71,23 +72,44 @@ def list_templates(ctx: typer.Context, as_json: AsJson = False) -> None:
     Example: `qup template list`
     """
     context = open_context(ctx)
-    found = [_describe(context, item) for item in context.templates.templates()]
+    templates = context.templates.templates()
+    found = [_describe(context, item) for item in templates]
     if as_json:
         print_json({"templates": found})
         return
     rows = []
-    for template, row in zip(context.templates.templates(), found, strict=True):
+    for template, row in zip(templates, found, strict=True):
         visible, users = template.visible, row["used_by"]
         assert isinstance(users, list)
         state = "current" if row["current"] else f"set aside: {row['set_aside'] or 'replaced'}"
         rows.append(
             [template.id, template.box, f"{visible.get('memory_mib')}M",
-             str(visible.get("cpus")), format_size(context.templates.size(template)),
+             str(visible.get("cpus")), _describe_steps(template),
+             format_size(context.templates.size(template)),
              _date(context.templates.last_used(template)), str(len(users)), state]
         )  # fmt: skip
     print_table(
-        ["TEMPLATE", "BOX", "MEMORY", "CPUS", "ON DISK", "USED (UTC)", "MACHINES", "STATE"], rows
+        [
+            "TEMPLATE",
+            "BOX",
+            "MEMORY",
+            "CPUS",
+            "STEPS",
+            "ON DISK",
+            "USED (UTC)",
+            "MACHINES",
+            "STATE",
+        ],
+        rows,
     )
+
+
+def _describe_steps(template: Template) -> str:
+    """How many provisioning steps have run in it, and for which host name."""
+    if not template.steps:
+        return "-"
+    name = template.visible.get("name")
+    return f"{len(template.steps)} (for {name})" if name else str(len(template.steps))
 
 
 def _choose(cache: TemplateCache, name: str) -> Template:

@@ -1,0 +1,175 @@
+"""Provisioned templates: what steps have left in a guest is good for others of the same content."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm.lab import SMALL, Lab, open_lab
+
+pytestmark = pytest.mark.vm
+
+MACHINES = """
+[machines.web]
+[machines.twin]
+hostname = "web"
+[machines.other]
+"""
+STEPS = """
+[[machine.provision]]
+name = "log"
+shell = "echo log >>/root/ran; head -c 8 /dev/urandom | od -An -tx8 >/root/made"
+[[machine.provision]]
+name = "app"
+file = { source = "app", destination = "/srv/app" }
+[[machine.provision]]
+name = "each"
+run = "always"
+on = "after-up"
+shell = "echo each >>/root/ran"
+[[machine.provision]]
+name = "rare"
+run = "never"
+shell = "echo rare >>/root/ran"
+"""
+SKIPPED = re.compile(r"restoring provisioned template (\w+): .*2 steps skipped")
+RAN = "sudo cat /root/ran"
+MADE = "sudo cat /root/made"
+
+
+@pytest.fixture(scope="module")
+def cache(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the boxes of the shared one, and no templates."""
+    with open_lab(vm_cache) as lab:
+        lab("box", "build", "tiny").ok()
+    folder = tmp_path_factory.mktemp("cache")
+    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=os.link)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(cache: Path) -> Iterator[Lab]:
+    """``web`` is up, and the first to have had its steps run."""
+    with open_lab(cache, SMALL + STEPS + MACHINES) as made:
+        made.templates = True
+        (made.folder / "app").write_text("version 1\n")
+        first = made("up", "web").ok().stderr
+        assert first.count("provisioning: log:") == 1
+        assert first.count("provisioning: each:") == 1  # it is of the machine, not of the template
+        assert SKIPPED.search(first), first
+        yield made
+
+
+def templates(lab: Lab) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(lab("template", "list", "--json").ok().stdout)[
+        "templates"
+    ]
+    return found
+
+
+def test_a_new_machine_runs_no_step_that_has_run(lab: Lab) -> None:
+    assert lab.sh(RAN, "web").split() == ["log", "each"]
+    made, key = lab.sh(MADE, "web"), (lab.machine("web") / "ssh" / "key.pub").read_bytes()
+    lab("destroy", "-y", "web").ok()
+    said = lab("up", "web").ok().stderr
+    assert SKIPPED.search(said), said
+    assert "provisioning: log" not in said
+    assert "provisioning: each" in said
+    assert lab.sh(RAN, "web").split() == ["log", "each"]
+    assert lab.sh(MADE, "web") == made
+    assert (lab.machine("web") / "ssh" / "key.pub").read_bytes() != key
+    again = lab("up", "web").ok().stderr
+    assert "provisioning: log" not in again
+    # A boot of its own disk changes nothing about it.
+    lab("down", "web").ok()
+    assert "provisioning: log" not in lab("up", "web").ok().stderr
+    assert lab.sh(MADE, "web") == made
+
+
+def test_machines_of_one_name_share_it_and_are_not_alike(lab: Lab) -> None:
+    said = lab("up", "twin").ok().stderr
+    assert SKIPPED.search(said), said
+    for what in ("cat /etc/machine-id", "cat /sys/class/net/eth0/address", "head -c 9 /dev/random"):
+        assert lab.sh(what, "web") != lab.sh(what, "twin")
+    assert lab.sh("hostname", "twin") == "web\n"
+    assert lab.sh(MADE, "twin") == lab.sh(MADE, "web")
+    lab("destroy", "-y", "twin").ok()
+
+
+def test_another_name_or_content_makes_another_one(lab: Lab) -> None:
+    said = lab("up", "other").ok().stderr
+    assert "provisioning: log:" in said
+    assert lab.sh(MADE, "other") != lab.sh(MADE, "web")
+    lab("destroy", "-y", "other").ok()
+    (lab.folder / "app").write_text("version 2\n")
+    said = lab("up", "twin").ok().stderr
+    assert "provisioning: log:" in said
+    assert lab.sh("cat /srv/app", "twin") == "version 2\n"
+    lab("destroy", "-y", "twin").ok()
+    (lab.folder / "app").write_text("version 1\n")
+
+
+def test_to_be_sure(lab: Lab) -> None:
+    made = lab.sh(MADE, "web")
+    said = lab("up", "twin", "--no-cache").ok().stderr
+    assert "provisioning: log:" in said
+    assert lab.sh(MADE, "twin") != made
+    renewed = lab.sh(MADE, "twin")
+    lab("destroy", "-y", "twin").ok()
+    assert SKIPPED.search(lab("up", "twin").ok().stderr)
+    assert lab.sh(MADE, "twin") == renewed
+    lab("destroy", "-y", "twin").ok()
+    for words, ran in ((["--no-provision"], ""), (["--provision-with", "rare"], "rare\n")):
+        lab("up", "twin", *words).ok()
+        assert lab.sh(f"{RAN} 2>/dev/null || true", "twin") == ran
+        lab("destroy", "-y", "twin").ok()
+
+
+def test_it_has_nothing_of_a_machine(lab: Lab) -> None:
+    """Neither of the first machine, nor of a later one, whose keys were made afterwards."""
+    secrets = []
+    for name in ("key", "host_key"):
+        text = (lab.machine("web") / "ssh" / name).read_text()
+        body = "".join(line for line in text.splitlines() if "-----" not in line)
+        secrets.append(base64.b64decode(body)[-80:-16])
+    (one,) = (
+        item for item in templates(lab) if item["steps"] and f"{lab.folder}: web" in item["used_by"]
+    )
+    folder = lab.cache / "templates" / one["id"]
+    for name in ("ram", "state", "disk.qcow2"):
+        data = (folder / name).read_bytes()
+        assert not any(secret in data for secret in secrets), name
+    about = lab("template", "inspect", one["id"]).ok().stdout
+    assert "/root/ran" not in about  # an option may be a password
+    assert json.loads(about)["steps"] == ["log", "app"]
+
+
+def test_a_step_that_fails_leaves_the_machine_for_a_look(lab: Lab) -> None:
+    failing = SMALL.replace("[machine]", '[machine]\nhostname = "failing"') + STEPS.replace(
+        'run = "always"', 'run = "changed"'
+    ).replace("echo each", "test -e /root/mended; echo each")
+    (lab.folder / "Qupfile").write_text(failing + MACHINES)
+    try:
+        done = lab("up", "twin")
+        assert done.code == 11, done
+        assert "step 3 (each) failed" in done.stderr
+        assert lab.sh(RAN, "twin") == "log\n"
+        lab.sh("sudo touch /root/mended", "twin")
+        said = lab("up", "twin").ok().stderr
+        assert "provisioning: log" not in said
+        assert lab.sh(RAN, "twin").split() == ["log", "each"]
+        # What was mended by hand is no template.
+        lab("destroy", "-y", "twin").ok()
+        assert lab("up", "twin").code == 11
+        assert not list((lab.cache / "templates").glob(".making-*"))
+    finally:
+        lab("destroy", "-y", "twin").ok()
+        lab.write(SMALL + STEPS + MACHINES)
