@@ -20,6 +20,7 @@ from qup.model.units import format_size
 from qup.paths import MachineFolder, Project, make_private
 from qup.qemu import disk as qemu_disk
 from qup.runner.context import Context
+from qup.templates.cache import name_image
 
 
 def find_image(project: Project, text: str) -> Path:
@@ -103,8 +104,44 @@ def disk_file(folder: MachineFolder, disk: Disk) -> Path:
     return folder.further_disk(disk.serial)
 
 
-def check_disks(machine: str, folder: MachineFolder, plan: Plan) -> None:
+def find_base(stock: Path | None, name: str) -> Path | None:
+    """The template's image that a further disk is an overlay of, if the template has that disk.
+
+    Args:
+        stock: the folder of the template that the machine's disks are based on, if they are.
+        name: the disk's.
+    """
+    return stock / name_image(FURTHER + name) if stock else None
+
+
+def check_overlay(path: Path, base: Path | None) -> None:
+    """Make sure that a further disk of ours is based on its template's image, or on nothing:
+    somebody may have removed it, and got a new one.
+
+    Raises:
+        StateError: it is damaged, or based on another file, or that is gone.
+    """
+    try:
+        images.check_overlay(path, None)
+    except StateError:
+        if base is None:
+            raise
+        images.check_overlay(path, base)
+        if not base.exists():
+            raise StateError(
+                f"the image that {path} is based on is gone: {base}",
+                hint="put it back, or 'qup destroy' and 'qup up' for a new machine",
+            ) from None
+
+
+def check_disks(machine: str, folder: MachineFolder, plan: Plan, stock: Path | None = None) -> None:
     """Make sure that the further disks that are there can be used as the plan has them.
+
+    Args:
+        machine: the machine's name.
+        folder: its folder.
+        plan: what is wanted.
+        stock: the folder of the template that the machine's disks are based on, if they are.
 
     Raises:
         StateError: one is damaged, or not what qup made.
@@ -112,15 +149,19 @@ def check_disks(machine: str, folder: MachineFolder, plan: Plan) -> None:
     """
     for disk in further_disks(plan):
         if disk.image is None and os.path.lexists(path := disk_file(folder, disk)):
-            _check_own(machine, path, disk)
+            _check_own(machine, path, disk, find_base(stock, disk.serial))
 
 
-def _check_own(machine: str, path: Path, disk: Disk) -> int:
+def _check_own(machine: str, path: Path, disk: Disk, base: Path | None) -> int:
     """Make sure that a disk of ours can be used; returns its size in bytes."""
     if path.is_symlink():
         raise StateError(f"the disk {path} is a link, which qup never makes", hint="remove it")
     try:
-        present = images.inspect_header(path, "qcow2")
+        if base is not None:
+            check_overlay(path, base)
+            present = images.virtual_size(path, "qcow2")
+        else:
+            present = images.inspect_header(path, "qcow2")
     except BoxError as exc:
         raise StateError(f"machine {machine}: {exc.message}", hint=exc.hint) from exc
     if present > (disk.size or 0):
@@ -133,8 +174,25 @@ def _check_own(machine: str, path: Path, disk: Disk) -> int:
     return present
 
 
-def prepare_disks(ctx: Context, machine: str, folder: MachineFolder, plan: Plan) -> None:
+def prepare_disks(
+    ctx: Context,
+    machine: str,
+    folder: MachineFolder,
+    plan: Plan,
+    *,
+    stock: Path | None = None,
+    fresh: bool = False,
+) -> None:
     """Make or grow the further disks, and say which files nobody asks for any more.
+
+    Args:
+        ctx: the surroundings.
+        machine: the machine's name.
+        folder: its folder.
+        plan: what is wanted.
+        stock: the folder of the template that the machine's disks are based on, if they are.
+        fresh: it is a new machine: its disks begin as the template's, and what an attempt that
+            failed has left is replaced.
 
     Raises:
         StateError, MachineError: as :func:`check_disks`.
@@ -145,7 +203,10 @@ def prepare_disks(ctx: Context, machine: str, folder: MachineFolder, plan: Plan)
         if disk.image is None:
             path = disk_file(folder, disk)
             wanted.add(path)
-            _prepare_own(ctx, machine, path, disk)
+            base = find_base(stock, disk.serial)
+            if fresh:
+                path.unlink(missing_ok=True)
+            _prepare_own(ctx, machine, path, disk, base, fresh=fresh)
     present = sorted(folder.disks.glob("*.qcow2")) if folder.disks.is_dir() else []
     for path in present:
         if path not in wanted:
@@ -156,12 +217,17 @@ def prepare_disks(ctx: Context, machine: str, folder: MachineFolder, plan: Plan)
             )
 
 
-def _prepare_own(ctx: Context, machine: str, path: Path, disk: Disk) -> None:
+def _prepare_own(
+    ctx: Context, machine: str, path: Path, disk: Disk, base: Path | None, *, fresh: bool
+) -> None:
     size = disk.size or 0
     make_private(path.parent)  # which refuses a link to a folder with somebody's own images
     if not os.path.lexists(path):
-        qemu_disk.create_blank(path, size)
+        if fresh and base is not None and base.exists():
+            qemu_disk.create_overlay(path, base, "qcow2", size)
+        else:
+            qemu_disk.create_blank(path, size)
         ctx.tell(machine, f"made disk {disk.serial!r} of {format_size(size)}")
-    elif _check_own(machine, path, disk) < size:
+    elif _check_own(machine, path, disk, base) < size:
         qemu_disk.grow(path, size)
         ctx.tell(machine, f"disk {disk.serial!r} grown to {format_size(size)}")

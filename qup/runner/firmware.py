@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from qup import images
 from qup.errors import BoxError, StateError
+from qup.files import clone_file
 from qup.paths import MachineFolder
 from qup.qemu import disk
 from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
+from qup.templates.cache import VARS
 
 
 def prepare_variables(
-    ctx: Context, machine: str, folder: MachineFolder, firmware: FirmwareFiles
+    ctx: Context,
+    machine: str,
+    folder: MachineFolder,
+    firmware: FirmwareFiles,
+    *,
+    stock: Path | None = None,
+    fresh: bool = False,
 ) -> None:
     """Make the file of the variables, unless it is there.
 
     Variables of another firmware, which has flash of another size, are set aside.
+
+    Args:
+        ctx: the surroundings.
+        machine: the machine's name.
+        folder: its folder.
+        firmware: what it starts with.
+        stock: the folder of the template that it is restored from, if it is.
+        fresh: it is a new machine: its variables begin as the template's, or as the firmware's.
 
     Raises:
         StateError: the file is not what qup makes.
         HostError: no space left, or ``qemu-img`` is missing or fails.
     """
     path = folder.firmware_vars
+    if fresh:
+        path.unlink(missing_ok=True)
+        if stock is not None:
+            clone_file(stock / VARS, path, durable=False)
+            return
     if os.path.lexists(path):
         if path.is_symlink():
             raise StateError(f"{path} is a link, which qup never makes", hint="remove it")

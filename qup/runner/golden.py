@@ -28,8 +28,9 @@ from qup.guest.keys import ensure_keys
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
+from qup.model.display import NONE
 from qup.model.network import make_mac
-from qup.model.plan import Nic, NicSeed, Plan
+from qup.model.plan import DisplayPlan, Nic, NicSeed, Plan
 from qup.model.state import Launch, State
 from qup.model.text import clean_line
 from qup.model.units import MIB, format_size
@@ -39,13 +40,14 @@ from qup.qemu.engine import Engine, start
 from qup.qemu.migration import save_state, unplug_networks
 from qup.qemu.qmp import MonitorClosed, MonitorError
 from qup.runner.context import Context
+from qup.runner.drives import further_disks
 from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
 from qup.runner.materials import now, prepare
-from qup.runner.prepare import emulator_for, new_identity
+from qup.runner.prepare import emulator_for, find_firmware, new_identity
 from qup.runner.ready import find_and_log_in
 from qup.runner.whereabouts import note_place
-from qup.templates.cache import FILES, RAM, STATE, Template
+from qup.templates.cache import RAM, STATE, Template, is_kept, name_image
 from qup.templates.key import describe_visible
 from qup.templates.stand_in import USER, hide_addresses, make_stand_in
 
@@ -70,7 +72,9 @@ def plan_golden(plan: Plan) -> Plan:
     nics = tuple(_anonymous(nic, fresh.id, index, taken) for index, nic in enumerate(plan.nics))
     told = tuple(NicSeed(nic.mac, nic.plan.address) for nic in nics)
     seed = replace(plan.seed, instance_id=fresh.uuid, hostname=hostname, nics=told)
-    return replace(plan, identity=fresh, nics=nics, seed=seed, provision=())
+    # The card is there, and nobody looks.
+    display = plan.display and DisplayPlan(NONE, NONE)
+    return replace(plan, identity=fresh, nics=nics, seed=seed, display=display, provision=())
 
 
 def _anonymous(nic: Nic, machine_id: str, index: int, taken: set[str] | None) -> Nic:
@@ -180,7 +184,10 @@ class _Making:
         assert program is not None
         rotate_file(self.folder.log("serial"))
         box = self.ctx.boxes.folder(self.box.digest)
-        layout = layout_for(self.golden, self.folder, box, program)
+        firmware = find_firmware(self.ctx, self.golden)
+        layout = layout_for(
+            self.golden, self.folder, box, program, firmware=firmware and firmware.code
+        )
         memory = Memory(str(self.folder.root / RAM), share=True)
         layout = replace(layout, memory=memory, unpluggable=True)
         with self.ctx.phase(self.name, "launch", "starting QEMU for a template") as phase:
@@ -258,9 +265,12 @@ class _Making:
 
     def _publish(self, template: Template) -> Template:
         """Keep what is a part of the template, and nothing that was a part of the machine."""
+        for disk in further_disks(self.golden):
+            place = self.folder.root / name_image(disk.role)
+            self.folder.further_disk(disk.serial).replace(place)
         for path in self.folder.root.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name not in FILES:
+            elif not is_kept(path.name):
                 path.unlink()
         return self.ctx.templates.publish(self.folder.root, template)

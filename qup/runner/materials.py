@@ -212,6 +212,7 @@ def prepare(
     Returns:
         The state of the machine with these materials; it is not written yet.
     """
+    stock = find_stock(ctx, old.template if old else template)
     user_key, host_key = ensure_keys(SshFolder(folder.ssh), config.name)
     seeder = ctx.plugins.guest_seeders[plan.seed.seeder]
     seed = Seed(plan.seed, user_key.public, host_key)
@@ -227,9 +228,9 @@ def prepare(
         # qemu-img works while the seed is made
     ):
         write_seed(folder, plan.seed_form, seeder.files(seed))
-        prepare_disks(ctx, config.name, folder, plan)
+        prepare_disks(ctx, config.name, folder, plan, stock=stock, fresh=old is None)
         if firmware := find_firmware(ctx, plan):
-            prepare_variables(ctx, config.name, folder, firmware)
+            prepare_variables(ctx, config.name, folder, firmware, stock=stock, fresh=old is None)
         phase.result = made()
     state = old or State(
         id=plan.identity.id,
@@ -255,6 +256,11 @@ def _begin_trust(ctx: Context, keys: SshFolder, plan: Plan) -> None:
     if form.known_key:
         ask = getattr(ctx.plugins.guest_seeders[plan.seed.seeder], "known_keys", tuple)
         write_known_keys(keys, ask())
+
+
+def find_stock(ctx: Context, template: str | None) -> Path | None:
+    """The folder of the template that a machine's disks are based on; None for none."""
+    return ctx.templates.folder(template) if template else None
 
 
 def discard_disks(folder: MachineFolder) -> None:

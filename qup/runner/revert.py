@@ -30,11 +30,12 @@ from qup.qemu.argv import Memory
 from qup.qemu.engine import Engine, start
 from qup.qemu.migration import load_state
 from qup.qemu.qmp import MonitorError, Qmp
+from qup.runner import drives
 from qup.runner.context import Context
 from qup.runner.environment import share_environment
 from qup.runner.forwards import OpenForward, add_forward, list_forwards
 from qup.runner.layout import layout_for
-from qup.runner.materials import find_own, now
+from qup.runner.materials import find_own, find_stock, now
 from qup.runner.observe import Observation, observe
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
@@ -181,9 +182,15 @@ class _Restoring:
                 machine=self.name,
             )
         self.ctx.boxes.check(box)
+        stock = find_stock(self.ctx, was.template)
         for name in self.snapshot.disks:
             main = name == self.folder.disk.name
-            images.check_overlay(self.place / name, find_base(self.ctx, box, was) if main else None)
+            if main:
+                images.check_overlay(self.place / name, find_base(self.ctx, box, was))
+            else:
+                further = Path(name).parent == Path(self.folder.disks.name)
+                base = drives.find_base(stock, Path(name).stem) if further else None
+                drives.check_overlay(self.place / name, base)
         return box
 
     def _plan(self, box: Box, seen: Observation) -> Plan:

@@ -31,7 +31,7 @@ from qup.runner.foreground import attach_console
 from qup.runner.forwards import apply_forwards, open_way_in, write_kept
 from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
-from qup.runner.materials import check_disk, discard_disks, now, prepare, require_box
+from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare, require_box
 from qup.runner.observe import CRASHED, Observation, observe
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
@@ -198,7 +198,8 @@ class Starting(Work):
         if state is not None:
             base = find_base(self.ctx, box, state)
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
-        check_disks(self.name, self.folder, plan)
+        stock = find_stock(self.ctx, state.template if state else None)
+        check_disks(self.name, self.folder, plan, stock)
 
     def _recover(self, seen: Observation) -> State | None:
         """The state to go on from: a copy becomes a machine of its own, and what a start that

@@ -2,14 +2,15 @@
 
 A template is a folder named by a random id; a link from its key says which one is current::
 
-    templates/<id>/{template.json, ram, state, disk.qcow2}
+    templates/<id>/{template.json, ram, state, disk.qcow2, disk-<name>.qcow2, vars.qcow2}
     templates/current/<key> -> ../<id>
     templates/refused/<key>      why a template of that key could not be made
     templates/making/<key>       locked by the one qup that makes it
     templates/.making-<key>/     what is being made, and a link to its sockets
 
 ``ram`` is the guest's memory, which restored guests map privately; ``disk.qcow2`` is the
-backing file of their disks. Neither changes once the template is there.
+backing file of their disks, and there is one for each further disk. Guests with UEFI firmware
+begin with a copy of ``vars.qcow2``. None of them changes once the template is there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from qup.paths import RuntimeFolder, make_private
 MANIFEST = "template.json"
 RAM, STATE, DISK = "ram", "state", "disk.qcow2"
 FILES = (RAM, STATE, DISK)
+"""What every template has."""
+VARS = "vars.qcow2"
 USED, SAFE, ASIDE = "used", "safe", "aside"
 SCHEMA = 1
 BLOCK = 512
@@ -47,6 +50,7 @@ WRITTEN_AFTER = 60.0
 making sure of it costs nothing then."""
 
 _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+_IMAGE = re.compile(r"(?:disk-[a-z0-9-]{1,20}|disk|vars)\.qcow2", re.ASCII)
 _KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
@@ -174,8 +178,7 @@ class TemplateCache:
             TemplateError: it can't be used; the message says why.
         """
         folder = self.folder(template.id)
-        for name in FILES:
-            expected = template.files[name]
+        for name, expected in template.files.items():
             try:
                 info = (folder / name).lstat()
             except OSError as exc:
@@ -193,7 +196,7 @@ class TemplateCache:
         """Put what was made in its place, where others find it.
 
         Args:
-            making: the folder with the files and nothing else.
+            making: the folder with the files (see :func:`is_kept`) and nothing else.
             template: what is known about it; files and time are filled in.
 
         Raises:
@@ -201,10 +204,13 @@ class TemplateCache:
         """
         try:
             # The memory is not flushed: that would take seconds. `settle` does it later.
-            for name in (STATE, DISK):
-                _flush(making / name)
-            (making / DISK).chmod(0o444)
-            files = {name: _describe_file(making / name, name == STATE) for name in FILES}
+            names = sorted({*FILES, *filter(is_kept, os.listdir(making))})
+            for name in names:
+                if name != RAM:
+                    _flush(making / name)
+                if _IMAGE.fullmatch(name):
+                    (making / name).chmod(0o444)
+            files = {name: _describe_file(making / name, name == STATE) for name in names}
             data = {**asdict(template), "files": {name: asdict(f) for name, f in files.items()}}
             data["created"] = time.time()
             write_atomic(making / MANIFEST, json.dumps({"schema": SCHEMA, **data}, indent=1))
@@ -247,7 +253,7 @@ class TemplateCache:
         """Bytes that it takes up on disk."""
         folder = self.folder(template.id)
         total = 0
-        for name in FILES:
+        for name in template.files:
             with contextlib.suppress(OSError):
                 total += (folder / name).stat().st_blocks * BLOCK
         return total
@@ -258,7 +264,7 @@ class TemplateCache:
         if (folder / SAFE).exists() or time.time() - template.created < WRITTEN_AFTER:
             return
         with contextlib.suppress(OSError):
-            for name in FILES:
+            for name in template.files:
                 _flush(folder / name)
             (folder / SAFE).touch(mode=0o600)
             sync_folder(folder)
@@ -332,6 +338,16 @@ class TemplateCache:
         shutil.rmtree(self.root / "refused", ignore_errors=True)
 
 
+def is_kept(name: str) -> bool:
+    """Whether a file is a part of a template by its name."""
+    return name in FILES or _IMAGE.fullmatch(name) is not None
+
+
+def name_image(role: str) -> str:
+    """The file of a disk, by its role in the plan."""
+    return f"{role}.qcow2"
+
+
 def find_difference(visible: Mapping[str, Any], templates: list[Template]) -> str | None:
     """Why none of the templates of a box fits, in a few words; None if there are none.
 
@@ -390,7 +406,7 @@ def _read_manifest(path: Path) -> Template:
         template = Template(**data, files=files)
         if not _ID.fullmatch(template.id) or not _KEY.fullmatch(template.key):
             raise ValueError("no id")
-        if set(files) != set(FILES):
+        if not set(FILES) <= set(files) or not all(map(is_kept, files)):
             raise ValueError("files")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise TemplateError(

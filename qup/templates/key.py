@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
-from qup.model.drives import DISK
 from qup.model.plan import Plan, TemplatePlan
 from qup.model.seed import NOCLOUD
 from qup.templates import stand_in
@@ -56,6 +55,7 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
         # What it does at the first boot may depend on the guest's name.
         data["seed"]["hostname"] = plan.seed.hostname
     del data["seed"]["nics"]  # each card's plan has what is told about it
+    data["display"] = plan.display is not None  # where the picture goes is the host's business
     data["nics"] = [_describe_card(nic, own=bool(plan.seed.user_data)) for nic in data["nics"]]
     return {
         "recipe": RECIPE,
@@ -140,17 +140,15 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
     if plan.box.iso or plan.seed.seeder != NOCLOUD:
         what = "the box is an ISO" if plan.box.iso else f"its seeder is {plan.seed.seeder}"
         return f"{what}, which doesn't read what makes a guest a machine of its own"
-    if plan.nographic or plan.display is not None:
-        return "nographic shows how it boots" if plan.nographic else "it has a display"
-    others = [disk.role for disk in plan.disks if disk.role not in (DISK, "seed")]
-    others += ["UEFI variables"] if plan.firmware else []
-    if others:
-        return f"it has another disk ({others[0]})"
     return _find_wish(plan)
 
 
 def _find_wish(plan: Plan) -> str | None:
     """What the Qupfile asks for that can't be restored."""
+    if plan.nographic:
+        return "nographic shows how it boots"
+    if images := [disk.image for disk in plan.disks if disk.image]:
+        return f"your image {images[0]} may change, and what a template's guest knows of it not"
     if plan.extra:
         return f"words of {plan.extra[0].origin} on QEMU's command line"
     form = plan.seed_form

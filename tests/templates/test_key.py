@@ -12,6 +12,7 @@ from qup.model.network import AddressPlan, Forward, NicPlan, PortRange, Tap
 from qup.model.plan import (
     AcceleratorPlan,
     Disk,
+    DisplayPlan,
     ExtraArguments,
     Identity,
     Nic,
@@ -137,7 +138,8 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
         (replace(PLAN, extra=(ExtraArguments(("-s",), "qemu.args"),)), "qemu.args"),
         (replace(PLAN, box=replace(PLAN.box, arch="aarch64")), "aarch64"),
         (replace(PLAN, box=replace(PLAN.box, iso=True)), "ISO"),
-        (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "qcow2", 1))), "disk-a"),
+        (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "raw", image="a.img"))), "a.img"),
+        (replace(PLAN, nographic=True), "nographic"),
         (with_card(NicPlan({"type": "vhost-user"})), "vhost-user"),
         (with_card(NicPlan(NETDEV)), "without a known address"),
         (with_card(TAP, fixed("192.168.7.2/30")), "192.168.7.0/30"),
@@ -163,6 +165,16 @@ def test_what_a_card_is_connected_to_does_not_matter() -> None:
     one, two = (with_card(PRIVATE, fixed(f"10.128.1.{n}/16"), plan) for n in (1, 2))
     assert key(one) != key(two)
     assert plan_golden(one).nics[1].plan.address == one.nics[1].plan.address
+
+
+def test_where_a_picture_goes_does_not_matter() -> None:
+    vnc, window = (
+        replace(PLAN, display=DisplayPlan(*two)) for two in (("vnc", "vnc"), ("gtk",) * 2)
+    )
+    assert key(vnc) == key(window) != key(PLAN)
+    golden = plan_golden(vnc)
+    assert golden.display == DisplayPlan("none", "none")
+    assert key(golden) == key(vnc)
 
 
 def test_templates_can_be_switched_off() -> None:

@@ -1,16 +1,22 @@
-"""Templates of machines with more than one card and one disk: a cluster from one boot."""
+"""Templates of machines with more than a card and a disk, and of those on networks with others."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qup.builtin.network_private import default_address
+from qup.qemu.firmware import descriptor_folders, find_firmware
+from tests.conftest import run_qup
 from tests.vm.lab import Lab, open_lab
+from tests.vm.netns import open_net
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("cluster from a template")]
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("hardware of templates")]
 
 NODES = ("a", "b", "c")
 CLUSTER = """
@@ -69,3 +75,120 @@ def test_a_member_is_itself_after_reset_snapshot_and_reboot(lab: Lab) -> None:
     lab("up", "b").ok()
     check_cards(lab, "b")
     check_cards(lab, "a")
+
+
+# --- disks, UEFI variables, a display -------------------------------------------------------
+
+RICH = """
+[machine]
+memory = "200M"
+disk = "1G"
+user-data = "#!/bin/sh\\necho made in the template | dd of=/dev/vdc 2>/dev/null"
+hostname = "same"
+disks = [{ name = "data", size = "64M" }, { size = "32M" }]
+[machine.qemu]
+firmware = "uefi"
+display = "vnc"
+[machines.a]
+[machines.b]
+"""
+VARIABLE = "/sys/firmware/efi/efivars/QupTest-71757074-696e-7900-8000-000000000001"
+WRITE = (
+    f"echo of a | sudo dd of=/dev/vdc 2>/dev/null; printf '\\7\\0\\0\\0kept' | sudo tee {VARIABLE}"
+)
+READ = f"sudo head -n 1 /dev/vdc; tail -c 4 {VARIABLE} 2>/dev/null || echo none"
+
+
+@pytest.mark.skipif(
+    find_firmware(descriptor_folders(), "x86_64", "pc-q35-7.2") is None,
+    reason="no UEFI firmware: apt install ovmf",
+)
+def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
+    with open_lab(vm_cache, RICH) as lab:
+        lab.templates = True
+        first = lab("up", "a").ok()
+        assert "cold boot" not in first.stderr
+        lab.sh(f"{WRITE} >/dev/null; sync", "a")
+        lab("snapshot", "save", "written", "a").ok()
+        second = lab("up", "b").ok()
+        assert "booting" not in second.stderr
+        assert lab.sh(READ, "b").splitlines() == ["made in the template", "none"]
+        lab("screenshot", "b", str(tmp_path / "b.png")).ok()
+
+        lab("reset", "a").ok()
+        assert lab.sh(READ, "a").splitlines() == ["made in the template", "none"]
+        lab("snapshot", "restore", "written", "a").ok()
+        assert lab.sh(READ, "a").splitlines()[0] == "of a"
+        assert lab.sh(READ, "a").endswith("kept")
+        lab.write(RICH.replace("64M", "96M"))  # what is based on the template's grows, too
+        lab("reload", "a").ok()
+        assert lab.sh(READ, "a").splitlines()[0] == "of a"
+        assert lab.sh("cat /sys/block/vdc/size", "a") == f"{96 << 11}\n"
+
+        # A disk of the template's that is gone is noticed as its memory would be.
+        (one,) = {item["id"] for item in list_templates(lab) if item["current"] and item["used_by"]}
+        lab("destroy", "-y", "b").ok()
+        (lab.cache / "templates" / one / "disk-data.qcow2").rename(tmp_path / "aside")
+        refused = lab("reload", "a")
+        assert refused.code != 0
+        assert "is gone" in refused.stderr
+        assert "disk-data.qcow2" in refused.stderr
+        lab.write(RICH)
+        done = lab("up", "b").ok()
+        assert f"template {one} is set aside: disk-data.qcow2 is missing" in done.stderr
+
+
+def list_templates(lab: Lab) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(lab("template", "list", "--json").ok().stdout)[
+        "templates"
+    ]
+    return found
+
+
+# --- on a bridge ----------------------------------------------------------------------------
+
+ON_A_BRIDGE = """
+[machine]
+memory = "168M"
+disk = "1G"
+[machine.network]
+mode = "bridge"
+bridge = "br0"
+[[machine.networks]]
+mode = "tap"
+interface = "vm1"
+address = "192.168.9.2/24"
+[machines.a]
+[machines.b]
+networks = [{ mode = "tap", interface = "vm2", address = "192.168.9.3/24" }]
+"""
+
+
+@pytest.mark.root
+def test_machines_on_a_bridge(vm_cache: Path) -> None:
+    """They ask for addresses themselves, and the template was never there."""
+    run_qup("box", "build", "tiny", cwd=vm_cache, env={"QUP_CACHE_DIR": str(vm_cache)}).ok()
+    with open_net() as net, open_lab(vm_cache, ON_A_BRIDGE, prefix=net.prefix) as lab:
+        net.add_bridge("br0", "192.168.7.1/24")
+        dhcp = net.serve_dhcp("br0", "192.168.7.20", "192.168.7.29")
+        lab.templates = True
+        first = lab("up", "a").ok()
+        assert "cold boot" not in first.stderr
+        second = lab("up", "b").ok()
+        assert "booting" not in second.stderr
+        addresses = {lab("ip", name).ok().stdout.strip() for name in "ab"}
+        assert len(addresses) == 2
+        assert all(text.startswith("192.168.7.2") for text in addresses)
+        for name, own in (("a", "192.168.9.2/24"), ("b", "192.168.9.3/24")):
+            said = lab.sh("ip -4 -o addr; ip route", name)
+            assert own in said
+            assert said.count("inet ") == 3, said  # no address of the template's is left
+            assert "default via 192.168.7.1 dev eth0" in said
+            assert said.count("default") == 1, said
+        dhcp.terminate()
+        assert dhcp.stdout is not None
+        log = dhcp.stdout.read()
+        assert {nic["mac"] for name in "ab" for nic in lab.inspect(name)["plan"]["nics"][:1]} == {
+            *re.findall(r"DHCPACK\(br0\) \S+ (\S+)", log)
+        }
+        assert "qup-template" not in log
