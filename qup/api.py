@@ -52,7 +52,7 @@ from qup.errors import (
     ProvisionError,
     QupError,
 )
-from qup.files import is_outside
+from qup.files import is_outside, write_atomic
 from qup.images import inspect_image, inspect_iso
 from qup.interfaces import (
     Interface,
@@ -179,6 +179,7 @@ __all__ = [
     "read_interface",
     "redact_url",
     "run",
+    "write_atomic",
 ]
 
 hookimpl = pluggy.HookimplMarker("qup")
