@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,12 +26,6 @@ from qup.api import (
 )
 from qup.builtin.network_tap import find_bridge_problems
 from qup.builtin.taps import (
-    GATEWAY_SCHEMA,
-    GUEST_SCHEMA,
-    INTERFACE_SCHEMA,
-    check_gateway,
-    check_guest_address,
-    check_interface,
     find_common_problems,
     find_device_problems,
     make_command,
@@ -57,7 +50,9 @@ class BridgeNetwork:
 
     @property
     def options(self) -> type[Settings]:
-        return _options()
+        from qup.builtin.tap_options import BridgeOptions
+
+        return BridgeOptions
 
     def problems(self, options: Any, host: Host) -> Sequence[Problem]:
         """Look whether the bridge is there, and whether a tap can be had on it."""
@@ -78,40 +73,6 @@ class BridgeNetwork:
 @hookimpl
 def qup_network_modes() -> Iterable[NetworkMode]:
     return [BridgeNetwork()]
-
-
-@cache
-def _options() -> type[Settings]:
-    # pydantic takes 50 ms: it is loaded where a Qupfile is validated, not with this plugin.
-    from typing import Annotated
-
-    from pydantic import AfterValidator, Field, WithJsonSchema
-
-    from qup.api import Settings
-
-    name = Annotated[str, AfterValidator(check_interface), WithJsonSchema(INTERFACE_SCHEMA)]
-    gate = Annotated[
-        str,
-        AfterValidator(lambda text, info: check_gateway(text, info.data)),
-        WithJsonSchema(GATEWAY_SCHEMA),
-    ]
-    guest = Annotated[str, AfterValidator(check_guest_address), WithJsonSchema(GUEST_SCHEMA)]
-
-    class BridgeOptions(Settings):
-        """``[machine.network]`` with ``mode = "bridge"``"""
-
-        bridge: name = Field(default="br0", description="The bridge; it has to be there.")
-        address: guest | None = Field(
-            default=None,
-            description="The guest's address, where ssh goes; with its prefix length"
-            " (192.168.7.2/24) the guest is told to take it. Default: it is looked for.",
-        )
-        gateway: gate | None = Field(
-            default=None,
-            description="The gateway of a guest that is told its address.",
-        )
-
-    return BridgeOptions
 
 
 def name_tap(mac: str) -> str:

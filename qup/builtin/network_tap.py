@@ -10,7 +10,6 @@ import ipaddress
 import pwd
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +29,6 @@ from qup.api import (
     read_interface,
 )
 from qup.builtin.taps import (
-    GATEWAY_SCHEMA,
-    GUEST_SCHEMA,
-    HOST_SCHEMA,
-    INTERFACE_SCHEMA,
-    check_gateway,
-    check_guest_address,
-    check_interface,
-    check_own_address,
     find_common_problems,
     find_device_problems,
     find_route,
@@ -58,7 +49,9 @@ class TapNetwork:
 
     @property
     def options(self) -> type[Settings]:
-        return _options()
+        from qup.builtin.tap_options import TapOptions
+
+        return TapOptions
 
     def problems(self, options: Any, host: Host) -> Sequence[Problem]:
         """Look whether the interface is there and free, or may be made."""
@@ -80,51 +73,6 @@ class TapNetwork:
 @hookimpl
 def qup_network_modes() -> Iterable[NetworkMode]:
     return [TapNetwork()]
-
-
-@cache
-def _options() -> type[Settings]:
-    # pydantic takes 50 ms: it is loaded where a Qupfile is validated, not with this plugin.
-    from typing import Annotated
-
-    from pydantic import AfterValidator, Field, WithJsonSchema
-
-    from qup.api import Settings
-
-    name = Annotated[str, AfterValidator(check_interface), WithJsonSchema(INTERFACE_SCHEMA)]
-    guest = Annotated[str, AfterValidator(check_guest_address), WithJsonSchema(GUEST_SCHEMA)]
-    gate = Annotated[
-        str,
-        AfterValidator(lambda text, info: check_gateway(text, info.data)),
-        WithJsonSchema(GATEWAY_SCHEMA),
-    ]
-    own = Annotated[str, AfterValidator(check_own_address), WithJsonSchema(HOST_SCHEMA)]
-
-    class TapOptions(Settings):
-        """``[machine.network]`` with ``mode = "tap"``"""
-
-        interface: name = Field(
-            default="tap0",
-            description="The tap: one that is there, or one that qup makes where it may.",
-        )
-        address: guest | None = Field(
-            default=None,
-            description="The guest's address, where ssh goes; with its prefix length"
-            " (192.168.7.2/24) the guest is told to take it. Default: it is looked for.",
-        )
-        gateway: gate | None = Field(
-            default=None,
-            description="The gateway of a guest that is told its address.",
-        )
-        host_address: own | None = Field(
-            default=None,
-            description="This computer's address on a tap that qup makes: 192.168.7.1/24.",
-        )
-        bridge: name | None = Field(
-            default=None, description="The bridge that a tap is put on that qup makes."
-        )
-
-    return TapOptions
 
 
 def _find_making_problems(options: Any) -> Iterator[Problem]:
