@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qup import images
 from qup.errors import BoxError, Interrupted, MachineError, QupError, StateError
-from qup.files import clone_file, explain_os_error, rotate_file, sync_folder
+from qup.files import clone_file, explain_os_error, sync_folder
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
@@ -24,22 +24,19 @@ from qup.model.events import Finished
 from qup.model.plan import Plan
 from qup.model.snapshot import MEMORY, Snapshot
 from qup.model.state import Launch, State
-from qup.model.units import MIB
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
-from qup.qemu.argv import Memory
-from qup.qemu.engine import Engine, start
-from qup.qemu.migration import load_state
+from qup.qemu.engine import Engine
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner import drives
 from qup.runner.context import Context
 from qup.runner.environment import share_environment
 from qup.runner.forwards import OpenForward, add_forward, list_forwards
-from qup.runner.layout import layout_for
+from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import find_own, find_stock, now
 from qup.runner.observe import Observation, observe
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
-from qup.runner.prepare import emulator_for, find_firmware, identity_of, make_plan
+from qup.runner.prepare import identity_of, make_plan
 from qup.runner.ready import wait_until_ready
 from qup.runner.save import require_state
 from qup.runner.snapshots import (
@@ -58,11 +55,8 @@ from qup.runner.stillness import refresh
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.warm import find_base
 from qup.store import lookup, remember, write_state, write_undo
-from qup.templates.key import describe_hardware
 
 MONITOR_TIMEOUT = 5.0
-LOAD_TIMEOUT, LOAD_SPEED = 60.0, 20 * MIB
-"""Seconds that loading may take at the least, and bytes a second that it must manage."""
 ASIDE = ".restored"
 
 
@@ -196,18 +190,15 @@ class _Restoring:
     def _plan(self, box: Box, seen: Observation) -> Plan:
         """The plan to go on with: the hardware has to be what it was."""
         plan = make_plan(self.ctx, self.config, identity_of(self.state), box.spec, box.digest)
-        hardware = describe_hardware(plan.to_dict(), emulator_for(self.ctx, plan))
-        before = self.snapshot.hardware
-        names = sorted(key for key in {*hardware, *before} if hardware.get(key) != before.get(key))
+        names = find_misfit(self.snapshot.hardware, hardware_of(self.ctx, plan.to_dict()))
         only_disks = (
             f"'qup snapshot restore --disk-only {self.snapshot.name} {self.name}' takes its disks"
             " alone, for a boot"
         )
         if names:
-            what = ", ".join(_WORDS.get(key, key) for key in names)
             raise MachineError(
                 f"machine {self.name}: the memory of snapshot {self.snapshot.name} does not fit"
-                f" any more: {what} changed since",
+                f" any more: {describe_misfit(names)} changed since",
                 hint=f"change it back; or {only_disks}",
                 machine=self.name,
             )
@@ -278,7 +269,10 @@ class _Restoring:
         write_undo(state.id, [action.undo for action in plan.actions])
         engine: Engine | None = None
         try:
-            engine = self._load(plan, box, runtime)
+            engine = load_guest(
+                self.ctx, self.folder, plan, box, runtime, self.place / MEMORY,
+                of_template=self.snapshot.of_template,
+            )  # fmt: skip
             failures = self._connect(plan, state, engine, open_now)
             engine.close()
         except BaseException as exc:
@@ -294,35 +288,6 @@ class _Restoring:
                 exc.hint = f"{exc.hint}; {more}" if exc.hint else more
             raise
         return failures
-
-    def _load(self, plan: Plan, box: Box, runtime: RuntimeFolder) -> Engine:
-        program = self.ctx.host.which(plan.program)
-        assert program is not None
-        rotate_file(self.folder.log("serial"))
-        firmware = find_firmware(self.ctx, plan)
-        layout = layout_for(
-            plan,
-            self.folder,
-            self.ctx.boxes.folder(box.digest),
-            program,
-            firmware=firmware and firmware.code,
-        )
-        of_template = self.snapshot.of_template
-        layout = replace(
-            layout,
-            memory=Memory() if of_template else None,
-            incoming=True,
-        )
-        with self.ctx.phase(self.name, "launch", "loading its memory") as phase:
-            engine = start(plan, layout, self.folder, runtime, self.ctx.project.root)
-            try:
-                timeout = LOAD_TIMEOUT + self.snapshot.files[MEMORY] / LOAD_SPEED
-                load_state(engine.control, self.place / MEMORY, timeout=timeout, whole=True)
-            except BaseException:
-                engine.kill()
-                raise
-            phase.result = f"pid {engine.process.pid}"
-        return engine
 
     def _connect(
         self, plan: Plan, state: State, engine: Engine, open_now: Sequence[OpenForward]
@@ -361,15 +326,3 @@ class _Restoring:
                     add_forward(monitor, item.forward, nic=item.nic, guest=guest)
                 except MachineError as exc:
                     self.ctx.tell(self.name, exc.message, level="warning")
-
-
-_WORDS = {
-    "qemu": "QEMU",
-    "processor": "the processor",
-    "memory_mib": "memory",
-    "nics": "the network cards",
-    "disks": "the disks",
-    "machine_type": "the machine type",
-    "identity_port": "'templates'",
-    "extra": "words of your own for QEMU",
-}

@@ -28,6 +28,7 @@ from qup.qemu.migration import let_go_on, save_state
 from qup.qemu.qmp import Qmp
 from qup.runner.changes import read_plan
 from qup.runner.context import Context
+from qup.runner.incoming import hardware_of
 from qup.runner.materials import now
 from qup.runner.observe import RUNNING, STARTING, Observation, observe
 from qup.runner.snapshots import (
@@ -46,7 +47,6 @@ from qup.runner.snapshots import (
 )
 from qup.runner.stillness import SHORT_TIMEOUT, make_wait, refresh, refresh_waiting
 from qup.store import is_copy, read_state
-from qup.templates.key import Emulator, describe_hardware
 
 MONITOR_TIMEOUT = 5.0
 SAVE_TIMEOUT, SAVE_SPEED = 60.0, 20 * MIB
@@ -237,9 +237,7 @@ class _Saving:
         memory = int(self.plan["memory_mib"]) * MIB
         self._check_space(memory)
         runtime, keys = RuntimeFolder.of(launch.runtime), SshFolder(self.folder.ssh)
-        accelerator = self.plan["accelerator"]["name"]
-        emulator = Emulator(*self.ctx.host.emulator(self.plan["program"], accelerator))
-        hardware = describe_hardware(self.plan, emulator)
+        hardware = hardware_of(self.ctx, self.plan)
         waiting = False
         if hardware["identity_port"] and launch.login:
             reason = make_wait(keys, self.folder.name)
