@@ -158,6 +158,26 @@ class MachineFolder(NamedTuple):
         return self.root / "snapshots"
 
     @property
+    def suspended(self) -> Path:
+        """The memory of a guest that stands still, while QEMU is gone."""
+        return self.root / "suspended"
+
+    @property
+    def suspending(self) -> Path:
+        """Memory that is being written."""
+        return self.root / "suspended.new"
+
+    @property
+    def resumed(self) -> Path:
+        """Memory of a guest that runs again: of no use any more."""
+        return self.root / "suspended.old"
+
+    @property
+    def late(self) -> Path:
+        """Says that the guest has stood still and has not been told the time yet."""
+        return self.root / "late"
+
+    @property
     def ssh(self) -> Path:
         return self.root / "ssh"
 

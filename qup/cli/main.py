@@ -64,6 +64,8 @@ COMMANDS = {
     "restart": Entry("up", "reload", hidden=True),
     "reset": Entry("up", "reset"),
     "upgrade": Entry("upgrade", "upgrade"),
+    "suspend": Entry("suspend", "suspend"),
+    "resume": Entry("suspend", "resume"),
     "snapshot": Entry("snapshot", "app"),
     "run": Entry("run", "run"),
     "provision": Entry("up", "provision"),

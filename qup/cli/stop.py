@@ -8,6 +8,7 @@ import typer
 
 from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
+from qup.cli.suspend import resume_to_shut_down
 from qup.errors import UsageError
 from qup.runner import stop
 from qup.runner.parallel import invert
@@ -34,7 +35,8 @@ def down(
 ) -> None:
     """Shut machines down; their disks stay. A machine that is down already is fine.
 
-    The guest is asked by its power button, then by ssh; only then the power is cut.
+    The guest is asked by its power button, then by ssh; only then the power is cut. One that is
+    suspended goes on first; with `--force` its memory is given up instead.
 
     Examples: `qup down`, `qup down web --timeout 10`, `qup down --force`
     """
@@ -44,6 +46,8 @@ def down(
         chosen = roster.choose(names or [])
 
         def act(name: str) -> None:
+            if not force:
+                resume_to_shut_down(context, name)
             ran = stop.down(context, context.project.machine(name), force=force, timeout=timeout)
             if not ran:
                 context.tell(name, "is not running")

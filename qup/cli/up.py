@@ -73,9 +73,9 @@ def up(
 ) -> None:
     """Start machines and wait until ssh answers; make them first if they don't exist.
 
-    Without names: all machines but those with `autostart = false`. A machine that is up
-    already is fine: what has changed in the Qupfile is applied if that is possible while it
-    runs, and said if it is not.
+    Without names: all machines but those with `autostart = false`. One that is suspended goes
+    on where it was. A machine that is up already is fine: what has changed in the Qupfile is
+    applied if that is possible while it runs, and said if it is not.
 
     With `--nographic` the console of one machine is in this terminal, from the firmware's first
     byte until the guest powers off. Ctrl-] leaves it, and the machine runs on.
@@ -94,7 +94,7 @@ def up(
         work = _Work(context, config, roster, show, options, jobs=jobs, as_json=as_json)
         running = work.do(chosen, partial(_start, context, config))
     if timings and not as_json:
-        _tell_timings(context, running)
+        tell_timings(context, running)
     if not as_json and not quiet:
         _say_how_to_get_in(context, config, running)
 
@@ -119,6 +119,7 @@ def reload(
 
     Examples: `qup reload`, `qup reload web --force`
     """
+    from qup.cli.suspend import resume_to_shut_down
     from qup.runner import stop
     from qup.runner.up import check_start
     from qup.ui import open_interface
@@ -132,6 +133,8 @@ def reload(
 
         def act(name: str, options: UpOptions) -> None:
             check_start(context, config.machines[name], options)
+            if not force:
+                resume_to_shut_down(context, name)
             stop.down(context, context.project.machine(name), force=force)
             _start(context, config, name, options)
 
@@ -318,13 +321,15 @@ def _start(context: Context, config: Config, name: str, options: UpOptions) -> N
         context.tell(name, "is up already")
 
 
-def _tell_timings(context: Context, names: list[str]) -> None:
+def tell_timings(context: Context, names: list[str]) -> None:
+    """Show what the newest start of each took."""
     for name in names:
         found = read_timings(context.project.machine(name))
         if found is None:
             context.tell(name, "it is not known what its start took")
             continue
         way = f"restored from template {found.template}" if found.template else "booted"
+        way = "resumed" if found.resumed else way
         typer.echo(f"{name}: {way}, {found.started}")
         rows = [
             [phase, f"{seconds:7.3f}", f"{_percent(seconds, found.total):4.0f}", PHASES[phase]]

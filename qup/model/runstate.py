@@ -59,7 +59,7 @@ RUN_STATES = {
         "'qup up' lets it go on, 'qup reload' starts it anew",
         Way.CONTINUE,
     ),
-    "suspended": RunState("suspended", "the guest sleeps (ACPI S3)", "'qup up' wakes it", Way.WAKE),
+    "suspended": RunState("asleep", "the guest sleeps (ACPI S3)", "'qup up' wakes it", Way.WAKE),
     "io-error": RunState(
         "io-error",
         "this computer's disk is full or failed, so the guest was stopped",

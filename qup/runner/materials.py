@@ -38,6 +38,7 @@ from qup.runner.firmware import prepare_variables
 from qup.runner.pins import Pin, check_pin, find_pin, find_pinned, pin_box
 from qup.runner.prepare import find_box, find_firmware
 from qup.runner.snapshots import forget_origin
+from qup.runner.suspended import discard
 
 FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""
@@ -266,8 +267,10 @@ def find_stock(ctx: Context, template: str | None) -> Path | None:
 def discard_disks(folder: MachineFolder) -> None:
     """Forget what a machine's guest has written, and that it ever ran; its keys stay.
 
-    The state goes first: without it the rest counts as never made.
+    The state goes first: without it the rest counts as never made; but before that the memory
+    of a guest that was suspended, which fits these disks alone.
     """
+    discard(folder)
     folder.state.unlink(missing_ok=True)
     for path in (folder.disk, folder.firmware_vars, *folder.disks.glob("*.qcow2")):
         path.unlink(missing_ok=True)

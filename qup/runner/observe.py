@@ -25,6 +25,7 @@ NOT_CREATED = "not-created"
 STARTING = "starting"
 RUNNING = "running"
 STOPPED = "stopped"
+SUSPENDED = "suspended"
 CRASHED = "crashed"
 UNRESPONSIVE = "unresponsive"
 BROKEN = "broken"
@@ -57,7 +58,7 @@ class Observation:
     @property
     def alive(self) -> bool:
         """Whether there is a QEMU."""
-        return self.status not in (NOT_CREATED, STOPPED, CRASHED, BROKEN)
+        return self.status not in (NOT_CREATED, STOPPED, SUSPENDED, CRASHED, BROKEN)
 
     @property
     def let_go(self) -> bool:
@@ -115,6 +116,9 @@ def find_pid(folder: MachineFolder, state: State) -> int | None:
 
 def _observe_dead(folder: MachineFolder, state: State) -> Observation:
     """QEMU removes its pidfile when it ends by itself; what kills it leaves the file."""
+    if folder.suspended.is_dir():
+        detail = f"'qup resume {folder.name}' lets it go on"
+        return Observation(folder.name, SUSPENDED, detail, state=state)
     if state.launch is None:
         return Observation(folder.name, STOPPED, state=state)
     if state.project != str(folder.project):
@@ -182,9 +186,10 @@ def require_alive(folder: MachineFolder) -> State:
     if seen.status == BROKEN:
         read_state(folder)  # raises, with the hint
     if not seen.alive or seen.state is None or seen.state.launch is None:
+        way = "resume" if seen.status == SUSPENDED else "up"
         raise MachineError(
             f"machine {folder.name} is not running ({seen.status})",
-            hint=f"'qup up {folder.name}' starts it",
+            hint=f"'qup {way} {folder.name}' {'lets it go on' if way == 'resume' else 'starts it'}",
             machine=folder.name,
         )
     return seen.state

@@ -23,7 +23,13 @@ from qup.store import write_state
 
 
 def wait_until_ready(
-    ctx: Context, folder: MachineFolder, plan: Plan, state: State, events: Qmp
+    ctx: Context,
+    folder: MachineFolder,
+    plan: Plan,
+    state: State,
+    events: Qmp,
+    *,
+    listening: bool = False,
 ) -> State:
     """Wait for sshd's banner, log in, keep that connection, and write down that it works.
 
@@ -33,6 +39,7 @@ def wait_until_ready(
         plan: what was started; it says how long this may take.
         state: with the newest launch and where ssh is to be found.
         events: the monitor to watch.
+        listening: most likely, sshd listens already.
 
     Raises:
         GuestError: the guest didn't become ready.
@@ -48,7 +55,7 @@ def wait_until_ready(
         return state
     with ctx.phase(folder.name, "boot", "waiting for ssh") as phase:
         try:
-            state = find_and_log_in(ctx, folder, plan, state, events)
+            state = find_and_log_in(ctx, folder, plan, state, events, listening=listening)
         except MonitorClosed as exc:
             raise MachineError(
                 f"machine {folder.name}: QEMU died while the guest was booting",
@@ -66,7 +73,13 @@ def wait_until_ready(
 
 
 def find_and_log_in(
-    ctx: Context, folder: MachineFolder, plan: Plan, state: State, events: Qmp
+    ctx: Context,
+    folder: MachineFolder,
+    plan: Plan,
+    state: State,
+    events: Qmp,
+    *,
+    listening: bool = False,
 ) -> State:
     """Wait for sshd's banner, log in, and keep that connection.
 
@@ -89,12 +102,12 @@ def find_and_log_in(
             ctx.tell(folder.name, text, level="warning")
         doubts.update(fresh)
 
-    restored = state.launch.restored and not isinstance(where, Finder)
+    listening = (listening or state.launch.restored) and not isinstance(where, Finder)
     try:
         while True:
-            if restored:
-                # Its sshd listens already: no need to look for it, and to keep it busy by that.
-                restored, place = False, where.look(0.0)[0]
+            if listening:
+                # No need to look for it, and to keep it busy by that.
+                listening, place = False, where.look(0.0)[0]
             else:
                 place = wait_for_banner(
                     folder.name,

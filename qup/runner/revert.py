@@ -53,6 +53,7 @@ from qup.runner.snapshots import (
 from qup.runner.start import connect
 from qup.runner.stillness import refresh
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.suspended import discard
 from qup.runner.warm import find_base
 from qup.store import lookup, remember, write_state, write_undo
 
@@ -142,6 +143,7 @@ class _Restoring:
                 stop_locked(self.ctx, self.folder, seen, force=True, timeout=0.0)
             else:
                 clean_up(self.ctx, self.folder, self.state)
+            discard(self.folder)
             state = self._place_disks()
             phase.result = f"{len(self.snapshot.disks)} of its disks"
         failures: list[MachineError] = []

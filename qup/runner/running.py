@@ -23,6 +23,7 @@ from qup.runner.peers import share_names
 from qup.runner.prepare import find_box
 from qup.runner.ready import wait_until_ready
 from qup.runner.rouse import rouse
+from qup.runner.stillness import catch_up, catch_up_waiting
 from qup.runner.whereabouts import check_whereabouts
 from qup.runner.work import Work, report
 from qup.store import remember, write_state
@@ -66,6 +67,7 @@ class Running(Work):
             self.options.attach(runtime.console)
         if done := rouse(self.name, runtime, seen.way):
             self.ctx.tell(self.name, done)
+        catch_up_waiting(self.folder, runtime)
         changed = done is not None
         plan, box = self.plan_again(state)
         state, moved = check_whereabouts(self.ctx, self.folder, plan, state)
@@ -73,6 +75,7 @@ class Running(Work):
             with Qmp.connect(runtime.events, timeout=MONITOR_TIMEOUT) as events:
                 state = wait_until_ready(self.ctx, self.folder, plan, state, events)
             changed = True
+        catch_up(self.ctx, self.folder, login=plan.seed_form.login)
         share_names(self.ctx, self.config, login=plan.seed_form.login)
         share_environment(self.ctx, self.config, login=plan.seed_form.login, fresh=changed)
         applied = self._apply_forwards(plan, state, runtime)

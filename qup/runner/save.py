@@ -30,7 +30,7 @@ from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import now
-from qup.runner.observe import RUNNING, STARTING, Observation, observe
+from qup.runner.observe import RUNNING, STARTING, SUSPENDED, Observation, observe
 from qup.runner.snapshots import (
     CURRENT,
     RESTORING,
@@ -45,14 +45,19 @@ from qup.runner.snapshots import (
     remove_leftovers,
     write_mark,
 )
-from qup.runner.stillness import SHORT_TIMEOUT, make_wait, refresh, refresh_waiting
+from qup.runner.stillness import (
+    PLAIN,
+    SHORT_TIMEOUT,
+    WAITING,
+    make_wait,
+    refresh,
+    refresh_waiting,
+)
 from qup.store import is_copy, read_state
 
 MONITOR_TIMEOUT = 5.0
 SAVE_TIMEOUT, SAVE_SPEED = 60.0, 20 * MIB
 """Seconds that saving may take at the least, and bytes a second that it must manage."""
-WAITING, PLAIN = "waiting", "plain"
-"""What the mark says of the guest: whether it waits for the time."""
 SPARE = 64 * MIB
 """Bytes that stay free on the file system."""
 
@@ -162,6 +167,12 @@ def check_wish(
                 hint="write read-only = true for that disk, or give it a size instead of an image",
                 machine=name,
             )
+    if seen.status == SUSPENDED:
+        raise MachineError(
+            f"machine {name} is suspended: its memory and its disks belong together",
+            hint=f"'qup resume {name}', then save it",
+            machine=name,
+        )
     if not seen.alive and not wish.disk_only:
         raise MachineError(
             f"machine {name} is not running ({seen.status}): there is no memory to save",

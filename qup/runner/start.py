@@ -12,7 +12,6 @@ from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
-from qup.model.events import Timings as TimingsEvent
 from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
@@ -39,7 +38,7 @@ from qup.runner.prepare import find_firmware, new_identity
 from qup.runner.provision import BEFORE
 from qup.runner.ready import wait_until_ready
 from qup.runner.stop import clean_up, stop_locked
-from qup.runner.stopwatch import Timings, write_timings
+from qup.runner.suspended import discard
 from qup.runner.warm import (
     Origin,
     Steps,
@@ -107,7 +106,8 @@ class Starting(Work):
         left = [number for number, _ in enumerate(plan.provision, 1) if number not in started.done]
         if self.provision(plan, state, numbers=left)[1]:
             watch.lap("provision")
-        self._note_timings(state, started.origin)
+        template = started.origin.template
+        self.note_timings(state, template.id if template else None)
         report(self.name, started.failures)
         return True
 
@@ -142,16 +142,6 @@ class Starting(Work):
             finish_first_boot(self.ctx, self.folder, plan)
             watch.lap("first-boot")
         return Started(plan, state, origin, failures)
-
-    def _note_timings(self, state: State, origin: Origin) -> None:
-        """Keep what this start took, and tell it."""
-        self.ctx.watch.lap("end")
-        assert state.launch is not None
-        template = origin.template.id if origin.template else None
-        timings = Timings(state.launch.started, template, self.ctx.watch.phases)
-        write_timings(self.folder, timings)
-        total = round(timings.total, 3)
-        self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
 
     def _bring_up(
         self, plan: Plan, box: Box, old: State | None, origin: Origin, draft: Draft | None = None
@@ -208,6 +198,8 @@ class Starting(Work):
         old = seen.state
         if old is not None and is_copy(old, self.folder):
             self.ctx.tell(self.name, f"this is a copy of one in {old.project}; it gets its own id")
+            if discard(self.folder):
+                self.ctx.tell(self.name, "the memory is the original's: this one boots")
             fresh = new_identity(self.name)
             return replace(old, id=fresh.id, uuid=fresh.uuid, launch=None)
         if old is None or old.launch is None:

@@ -8,18 +8,23 @@ before it was stopped (as in a template); or else over ssh, as soon as that answ
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import time
 
 from qup.errors import HostError
+from qup.files import write_atomic
 from qup.guest import identity, ssh
 from qup.guest.identity import IdentityFailure, IdentityPort, make_waiting_script
 from qup.model.text import clean_line
-from qup.paths import RuntimeFolder, SshFolder
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder
+from qup.runner.context import Context
 
 WAIT_TIMEOUT = 60.0
 REFRESH_TIMEOUT = 10.0
 END_TIMEOUT = 30.0
+WAITING, PLAIN = "waiting", "plain"
+"""What a mark says of a guest: whether it waits for the time."""
 SHORT_TIMEOUT = 3.0
 """Seconds for a guest that may not wait any more."""
 
@@ -113,3 +118,48 @@ def refresh(
             return exc.message
         return None
     return refresh_by_ssh(keys, machine) if login else "there is no way into the guest"
+
+
+# --- one that may not have been told yet -----------------------------------------------------
+
+
+def note_late(folder: MachineFolder, *, waiting: bool) -> None:
+    """Write down that a guest stands still and has to be told the time when it goes on.
+
+    Raises:
+        HostError: it can't be written.
+    """
+    write_atomic(folder.late, (WAITING if waiting else PLAIN) + "\n")
+
+
+def is_late(folder: MachineFolder, *, waiting: bool = False) -> bool:
+    """Whether a guest has to be told the time; ``waiting``: whether it waits for that."""
+    try:
+        said = folder.late.read_text().strip()
+    except (OSError, ValueError):
+        return False
+    return said == WAITING or not waiting
+
+
+def catch_up_waiting(folder: MachineFolder, runtime: RuntimeFolder) -> None:
+    """Tell a guest that waits for it the time and fresh randomness, before it is on a network.
+
+    One that doesn't answer stays late.
+    """
+    if is_late(folder, waiting=True):
+        with contextlib.suppress(IdentityFailure):
+            refresh_waiting(runtime, folder.name)
+            folder.late.unlink(missing_ok=True)
+
+
+def catch_up(ctx: Context, folder: MachineFolder, *, login: bool) -> None:
+    """Tell a guest both over ssh that has not been told; if that can't be, tell the user."""
+    if not is_late(folder):
+        return
+    reason = "there is no way into the guest"
+    if login:
+        reason = refresh_by_ssh(SshFolder(folder.ssh), folder.name) or ""
+    if reason:
+        text = f"its clock is behind by as long as it stood still: {reason}"
+        ctx.tell(folder.name, text, level="warning")
+    folder.late.unlink(missing_ok=True)

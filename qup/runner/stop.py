@@ -31,12 +31,14 @@ from qup.runner.observe import (
     NOT_CREATED,
     RUNNING,
     STARTING,
+    SUSPENDED,
     UNRESPONSIVE,
     Observation,
     find_pid,
     observe,
 )
 from qup.runner.rouse import rouse
+from qup.runner.suspended import discard, is_suspended
 from qup.store import clear_undo, forget, indexed, is_copy, read_undo, remove_machine, write_state
 
 GRACE = 60.0
@@ -103,7 +105,7 @@ def down(
         Whether it ran.
 
     Raises:
-        MachineError: it can't be stopped.
+        MachineError: it can't be stopped, or it is suspended and there is no force.
         StateError: it is locked, or its state is damaged.
     """
     if not folder.root.is_dir():
@@ -115,9 +117,37 @@ def down(
             raise StateError(seen.detail or "the state is damaged", hint=_repair(folder))
         if seen.status == NOT_CREATED or seen.state is None or is_copy(seen.state, folder):
             return False
-        ran = stop_locked(ctx, folder, seen, force=force, timeout=timeout)
+        if seen.alive and not seen.let_go and is_suspended(folder):
+            # A resume that was killed: the guest has not run, and its memory is on disk.
+            stop_locked(ctx, folder, seen, force=True, timeout=0.0)
+            seen = observe(folder)
+        given_up = _give_memory_up(ctx, folder, seen, force=force)
+        ran = stop_locked(ctx, folder, seen, force=force, timeout=timeout) or given_up
         ctx.emit(Finished(folder.name, "down", ran, time.monotonic() - began))
         return ran
+
+
+def _give_memory_up(ctx: Context, folder: MachineFolder, seen: Observation, *, force: bool) -> bool:
+    """Discard what a suspended machine would be resumed from; whether there was any.
+
+    Raises:
+        MachineError: the guest has to be resumed first, so that it can shut down.
+    """
+    if seen.status == SUSPENDED and not force:
+        raise MachineError(
+            f"machine {folder.name} is suspended: its guest has to go on to be shut down",
+            hint=f"'qup resume {folder.name}' first; or 'qup down --force {folder.name}' gives its"
+            " memory up, as a power cut would, and keeps its disks",
+            machine=folder.name,
+        )
+    found = discard(folder)  # a QEMU that lives has all that is in it
+    if found and not seen.alive:
+        ctx.tell(
+            folder.name,
+            "was suspended; its memory is given up, its disks stay",
+            level="warning",
+        )
+    return found and not seen.alive
 
 
 def kill(ctx: Context, folder: MachineFolder) -> bool:
@@ -303,6 +333,7 @@ def clean_up(ctx: Context, folder: MachineFolder, state: State) -> None:
     runtime.remove()
     with contextlib.suppress(OSError):
         folder.pidfile.unlink(missing_ok=True)
+        folder.late.unlink(missing_ok=True)
     write_state(folder, state.with_launch(None))
 
 

@@ -28,9 +28,9 @@ PHASES = {
     "template": "finding the template, or making it",
     "disk": "disk, keys and seed",
     "launch": "starting QEMU until its monitor answers",
-    "restore": "loading the template's state",
+    "restore": "loading the template's state, or the suspended memory",
     "forwards": "forwards, and letting the guest go",
-    "identity": "making the guest a machine of its own",
+    "identity": "making the guest a machine of its own, or telling it the time",
     "boot": "until the guest's sshd answers",
     "login": "the first ssh login",
     "names": "neighbours' names",
@@ -52,11 +52,13 @@ class Timings(NamedTuple):
         started: when, in ISO 8601, UTC.
         template: the id of the template that it was restored from; None if it booted.
         phases: seconds of each phase that there was, in the order of :data:`PHASES`.
+        resumed: it went on with the memory that it was suspended with.
     """
 
     started: str
     template: str | None
     phases: Mapping[str, float]
+    resumed: bool = False
 
     @property
     def total(self) -> float:
@@ -119,6 +121,7 @@ def read_timings(folder: MachineFolder) -> Timings | None:
     try:
         data = json.loads(folder.timings.read_bytes())
         phases = {str(name): float(seconds) for name, seconds in data["phases"].items()}
-        return Timings(str(data["started"]), data["template"], phases)
+        resumed = bool(data.get("resumed"))
+        return Timings(str(data["started"]), data["template"], phases, resumed)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

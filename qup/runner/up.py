@@ -13,8 +13,10 @@ from qup.errors import MachineError
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.runstate import Way
+from qup.paths import MachineFolder
 from qup.runner.context import Context
-from qup.runner.observe import BROKEN, observe, require_alive
+from qup.runner.observe import BROKEN, SUSPENDED, Observation, observe, require_alive
+from qup.runner.resume import Resuming
 from qup.runner.revert import resume_restore
 from qup.runner.running import Running
 from qup.runner.save import finish_saving
@@ -22,6 +24,7 @@ from qup.runner.snapshots import DRAFT, read_mark
 from qup.runner.start import Starting
 from qup.runner.stop import stop_locked
 from qup.runner.stopwatch import Stopwatch
+from qup.runner.suspended import discard
 from qup.runner.work import UpOptions
 from qup.store import create_folders, ensure_project_id, is_copy, read_state
 
@@ -58,14 +61,24 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         ctx.watch.lap("lock")
         if resume_restore(ctx, config, folder):
             seen = observe(folder)
+        resumed = seen.status == SUSPENDED and not _is_copied(seen, folder)
+        if resumed:
+            Resuming(ctx, config, options, folder).resume(seen)
+            seen = observe(folder)
+        elif seen.alive:
+            discard(folder)  # whoever was about to resume it was killed: it is in QEMU now
         if seen.alive:
-            changed = Running(ctx, config, options, folder).finish(seen)
+            changed = Running(ctx, config, options, folder).finish(seen) or resumed
         else:
             changed = Starting(ctx, config, options, folder).start(seen)
         finish_saving(ctx, folder)
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))
         return changed
+
+
+def _is_copied(seen: Observation, folder: MachineFolder) -> bool:
+    return seen.state is not None and is_copy(seen.state, folder)
 
 
 def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:

@@ -14,7 +14,7 @@ from qup.paths import MachineFolder
 from qup.runner.changes import note_box
 from qup.runner.context import Context
 from qup.runner.materials import describe_box, fetch_box
-from qup.runner.observe import BROKEN, observe
+from qup.runner.observe import BROKEN, SUSPENDED, observe
 from qup.runner.prepare import find_box
 from qup.runner.stop import down
 from qup.runner.up import check_start, up
@@ -41,7 +41,7 @@ def upgrade(
         Whether it has got another ISO.
 
     Raises:
-        MachineError: it doesn't exist, or boots from no ISO.
+        MachineError: it doesn't exist, is suspended, or boots from no ISO.
         BoxError: the ISO can't be had.
         GuestError: the new ISO didn't come up; the machine has its old one again.
     """
@@ -73,6 +73,12 @@ def _require_machine(config: MachineConfig, folder: MachineFolder) -> State:
         raise MachineError(
             f"machine {config.name} was never created: there is nothing to upgrade",
             hint=f"'qup up {config.name}' makes it, with the newest ISO",
+            machine=config.name,
+        )
+    if observe(folder, thorough=False).status == SUSPENDED:
+        raise MachineError(
+            f"machine {config.name} is suspended: its guest has the old ISO in its drive",
+            hint=f"'qup resume {config.name}', then upgrade it",
             machine=config.name,
         )
     return state

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qup.errors import MachineError
 from qup.model.box import BoxSpec
 from qup.model.config import MachineConfig
+from qup.model.events import Timings as TimingsEvent
 from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder
@@ -16,6 +17,7 @@ from qup.runner.context import Context
 from qup.runner.foreground import Attach
 from qup.runner.prepare import identity_of, make_plan, new_identity
 from qup.runner.provision import DURING, Wanted, provision
+from qup.runner.stopwatch import Timings, write_timings
 from qup.runner.warm import Origin
 
 
@@ -99,6 +101,17 @@ class Work:
             self.ctx, self.config, plan, self.folder, state,
             wanted=wanted, moments=moments, numbers=numbers,
         )  # fmt: skip
+
+    def note_timings(
+        self, state: State, template: str | None = None, *, resumed: bool = False
+    ) -> None:
+        """Keep what a start took, and tell it."""
+        self.ctx.watch.lap("end")
+        assert state.launch is not None
+        timings = Timings(state.launch.started, template, self.ctx.watch.phases, resumed)
+        write_timings(self.folder, timings)
+        total = round(timings.total, 3)
+        self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
 
 
 def report(machine: str, failures: list[MachineError]) -> None:

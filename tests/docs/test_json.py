@@ -24,6 +24,8 @@ VERBS = {
     "qup provision",
     "qup destroy",
     "qup box build",
+    "qup suspend",
+    "qup resume",
     "qup snapshot save",
     "qup snapshot restore",
 }

@@ -67,7 +67,7 @@ def test_a_guest_that_a_debugger_has_stopped_goes_on(running: Lab) -> None:
 def test_a_sleeping_guest_is_woken(running: Lab) -> None:
     running.sh("echo kept > /tmp/kept")
     soon(running, "echo mem > /sys/power/state")
-    assert wait_until(lambda: running.status() == "suspended", 20)
+    assert wait_until(lambda: running.status() == "asleep", 20)
     assert "'qup up' wakes it" in running("status").ok().stdout
     done = running("up").ok()
     assert "has been woken" in done.stderr
@@ -78,7 +78,7 @@ def test_a_sleeping_guest_is_woken(running: Lab) -> None:
 def test_a_sleeping_guest_is_shut_down_properly(running: Lab) -> None:
     running.sh("echo not yet written > late")
     soon(running, "echo mem > /sys/power/state")
-    assert wait_until(lambda: running.status() == "suspended", 20)
+    assert wait_until(lambda: running.status() == "asleep", 20)
     done = running("down").ok()
     assert "has been woken" in done.stderr
     assert "cutting the power" not in done.stderr

@@ -1,0 +1,128 @@
+"""``qup suspend`` and ``resume``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
+from qup.cli.main import globals_of
+from qup.cli.settings import Overrides
+from qup.errors import MachineError
+from qup.runner.observe import SUSPENDED, observe
+from qup.runner.parallel import invert
+from qup.runner.roster import read_roster
+
+if TYPE_CHECKING:
+    from qup.model.config import Config
+    from qup.runner.context import Context
+
+
+def suspend(
+    ctx: typer.Context,
+    names: Names = None,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the memory of machines to disk and end their QEMU; `qup resume` lets them go on.
+
+    They take up no memory and no processor then, and survive a restart of this computer. What
+    their programs were doing goes on later, with the time of then. A machine that is not
+    running is fine.
+
+    Examples: `qup suspend`, `qup suspend web db`
+    """
+    from qup.runner.suspend import suspend as run_suspend
+    from qup.ui import open_interface
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        roster = read_roster(context.project)
+        chosen = roster.choose(names or [])
+
+        def act(name: str) -> None:
+            folder = context.project.machine(name)
+            if not run_suspend(context, folder):
+                status = observe(folder, thorough=False).status
+                told = "suspended already" if status == SUSPENDED else f"not running ({status})"
+                context.tell(name, f"is {told}")
+
+        for_each(context, chosen, act, jobs=jobs, after=invert(roster.after))
+
+
+def resume(
+    ctx: typer.Context,
+    names: Names = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Show what each phase took.")] = False,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let suspended machines go on where they were, and wait until ssh answers.
+
+    `qup up` does that, too, and runs provisioning steps that are new. A machine that runs
+    already is fine; one that is stopped is left alone.
+
+    Examples: `qup resume`, `qup resume web`
+    """
+    from qup.cli.up import checked_config, roster_of, tell_timings
+    from qup.ui import open_interface
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = globals_of(ctx).context(show)
+        config = checked_config(context, Overrides())
+        roster = roster_of(config)
+        chosen = roster.choose(names or [])
+        for_each(
+            context,
+            chosen,
+            lambda name: _resume_or_say(context, config, name),
+            jobs=jobs,
+            after=roster.after,
+        )
+    if timings and not as_json:
+        tell_timings(context, chosen)
+
+
+def _resume_or_say(context: Context, config: Config, name: str) -> None:
+    seen = observe(context.project.machine(name), thorough=False)
+    if not seen.alive and seen.status != SUSPENDED:
+        context.tell(name, f"is not suspended ({seen.status}): 'qup up {name}' starts it")
+    elif not bring_back(context, config, name):
+        context.tell(name, "is up already")
+
+
+def bring_back(context: Context, config: Config, name: str) -> bool:
+    """Let a machine go on that is suspended, without provisioning; whether it had to be."""
+    from qup.runner.provision import Wanted
+    from qup.runner.up import up
+    from qup.runner.work import UpOptions
+
+    return up(context, config.machines[name], UpOptions(wanted=Wanted(none=True)))
+
+
+def resume_to_shut_down(context: Context, name: str) -> None:
+    """Have a guest run again that is suspended, so that it can shut down properly.
+
+    Raises:
+        QupError: it can't; it is suspended as before, and the hint says how to give it up.
+    """
+    from qup.cli.up import checked_config
+
+    if observe(context.project.machine(name), thorough=False).status != SUSPENDED:
+        return
+    give_up = (
+        f"'qup down --force {name}' gives its memory up, as a power cut would, and keeps its disks"
+    )
+    config = checked_config(context, Overrides())
+    if name not in config.machines:
+        raise MachineError(
+            f"machine {name} is suspended, and not in the Qupfile any more: it can't go on to be"
+            " shut down",
+            hint=f"put it back; or {give_up}",
+            machine=name,
+        )
+    context.tell(name, "is suspended: it goes on, to be shut down properly")
+    bring_back(context, config, name)
