@@ -76,6 +76,7 @@ from qup.model.network import (
     parse_forward,
     parse_port_range,
 )
+from qup.model.package import Packaged
 from qup.model.plan import (
     AcceleratorPlan,
     ExtraArguments,
@@ -132,6 +133,7 @@ __all__ = [
     "Offer",
     "Offering",
     "OfflineError",
+    "Packaged",
     "Plan",
     "PluginError",
     "PortRange",

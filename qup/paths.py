@@ -178,6 +178,11 @@ class MachineFolder(NamedTuple):
         return self.root / "late"
 
     @property
+    def export(self) -> Path:
+        """A copy of the machine that is being made a box."""
+        return self.root / "export"
+
+    @property
     def ssh(self) -> Path:
         return self.root / "ssh"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from qup.api import (
@@ -17,6 +17,8 @@ from qup.api import (
     BoxError,
     BoxSource,
     BoxSpec,
+    Fetched,
+    Packaged,
     Reference,
     Report,
     check_url,
@@ -62,9 +64,7 @@ class Image:
         made_of = f"{path}\0{info.st_size}\0{info.st_mtime_ns}\0{info.st_ino}{_pins(named)}"
         return _spec(self.name, reference, arch, made_of)
 
-    def fetch(
-        self, spec: BoxSpec, project: Path, into: Path, report: Report
-    ) -> Mapping[str, object]:
+    def fetch(self, spec: BoxSpec, project: Path, into: Path, report: Report) -> Fetched:
         named = _read(spec.name.removeprefix(FILE), project)
         path = _find(named.url, project)
         digest = None
@@ -73,7 +73,8 @@ class Image:
             digest = _check_digest(path, named.digest)
         report(f"copying {path}")
         made = make_disk(path, into / "disk.qcow2", report, format=named.format)
-        return {"path": str(path), "sha256": digest, **asdict(made)}
+        details = {"path": str(path), "sha256": digest, **made.details}
+        return Got(details, made.packaged).as_box(spec)
 
 
 class Web:
@@ -102,8 +103,8 @@ class Web:
         project: Path,  # noqa: ARG002  the interface's
         into: Path,
         report: Report,
-    ) -> Mapping[str, object]:
-        return fetch_image(parse_reference(spec.name), into, report)
+    ) -> Fetched:
+        return fetch_image(parse_reference(spec.name), into, report).as_box(spec)
 
     def newer(self, box: Box, project: Path) -> str | None:  # noqa: ARG002  the interface's
         named = parse_reference(box.spec.name)
@@ -114,8 +115,42 @@ class Web:
         return "the file at that address has changed" if changed else None
 
 
-def fetch_image(named: Reference, into: Path, report: Report) -> dict[str, object]:
-    """Fetch an image and make the box's disk of it; returns what is worth remembering.
+@dataclass(frozen=True)
+class Got:
+    """An image that was made a box's disk.
+
+    Attributes:
+        details: what is worth remembering.
+        packaged: what the archive that it was in says about itself, if it does.
+    """
+
+    details: dict[str, object]
+    packaged: Packaged | None = None
+
+    def as_box(self, spec: BoxSpec, *, user: str = "") -> Fetched:
+        """The box as it turned out to be.
+
+        Args:
+            spec: as it was before.
+            user: the account that gets the key, whatever the archive says.
+
+        Raises:
+            BoxError: it is for another processor.
+        """
+        if self.packaged is None:
+            return Fetched(spec, self.details)
+        if self.packaged.arch not in (None, spec.arch):
+            raise BoxError(
+                f"box {redact_url(spec.name)} is for {self.packaged.arch}, and the machine has"
+                f" {spec.arch}",
+                hint=f'qemu.program = "qemu-system-{self.packaged.arch}" emulates the other one',
+            )
+        made = self.packaged.apply(spec)
+        return Fetched(replace(made, user=user or made.user), self.details)
+
+
+def fetch_image(named: Reference, into: Path, report: Report) -> Got:
+    """Fetch an image and make the box's disk of it.
 
     Raises:
         BoxError: it can't be had, or isn't what it should be.
@@ -133,15 +168,17 @@ def fetch_image(named: Reference, into: Path, report: Report) -> dict[str, objec
     name = redact_url(named.url).rpartition("/")[2]
     made = make_disk(packed, into / "disk.qcow2", report, name=name, format=named.format, move=True)
     packed.unlink(missing_ok=True)
-    return {**asdict(found), "url": redact_url(found.url), **_renamed(asdict(made))}
+    details = {**asdict(found), "url": redact_url(found.url), **_renamed(made.details)}
+    return Got(details, made.packaged)
 
 
-def fetch_file(named: Reference, into: Path, report: Report) -> dict[str, object]:
+def fetch_file(named: Reference, into: Path, report: Report) -> Got:
     """As :func:`fetch_image`, from a file of this computer."""
     path = _find(named.url.removeprefix(FILE), Path("/"))
     digest = _check_digest(path, named.digest) if named.digest else None
     made = make_disk(path, into / "disk.qcow2", report, format=named.format)
-    return {"path": str(path), "sha256": digest, **_renamed(asdict(made))}
+    details = {"path": str(path), "sha256": digest, **_renamed(made.details)}
+    return Got(details, made.packaged)
 
 
 def _renamed(made: Mapping[str, object]) -> dict[str, object]:

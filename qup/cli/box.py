@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from qup.boxes.cache import BoxCache
-from qup.cli import box_catalog
+from qup.cli import box_catalog, box_export
 from qup.cli.common import AsJson, Quiet, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import BoxError, ConfigError
@@ -33,6 +33,7 @@ for command in (
     box_catalog.outdated,
     box_catalog.update,
     box_catalog.prune,
+    box_export.export,
 ):
     app.command()(command)
 

@@ -181,7 +181,9 @@ def add(
     ],
     sha256: Annotated[str, typer.Option(help="What its digest has to be.")] = "",
     format: Annotated[str, typer.Option(help="What the image has to be, such as qcow2.")] = "",
-    user: Annotated[str, typer.Option(help="The account that gets the key.")] = "qup",
+    user: Annotated[
+        str, typer.Option(help="The account that gets the key. Default: the image's own, or qup.")
+    ] = "",
     title: Annotated[str, typer.Option(help="One line about it.")] = "",
     arch: Annotated[str, typer.Option(help="The processor that it is for.")] = "x86_64",
     as_json: AsJson = False,

@@ -51,6 +51,19 @@ def write_for_dropbear(pair: KeyPair) -> bytes:
     return _field(KEY_TYPE) + blob[start : start + len(length) + PRIVATE_LENGTH]
 
 
+def public_half(private: str) -> str:
+    """The public half of a private key without a passphrase: ``ssh-ed25519 AAAA...``."""
+    from cryptography.hazmat.primitives import serialization
+
+    data = private.encode()
+    legacy = data.startswith(b"-----BEGIN RSA")
+    load = serialization.load_pem_private_key if legacy else serialization.load_ssh_private_key
+    public = load(data, None).public_key()
+    return public.public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    ).decode()
+
+
 def _field(data: bytes) -> bytes:
     return _LENGTH.pack(len(data)) + data
 

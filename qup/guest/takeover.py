@@ -15,6 +15,7 @@ from pathlib import Path
 from qup.errors import GuestError
 from qup.files import write_atomic
 from qup.guest import ssh
+from qup.guest.keys import public_half
 from qup.paths import SshFolder, make_private
 
 TIMEOUT = 60.0
@@ -67,7 +68,7 @@ def remove_known_keys(folder: SshFolder, machine: str) -> None:
     Raises:
         GuestError: the guest's list of keys can't be written.
     """
-    publics = [_public_half(path.read_bytes()) for path in find_known_keys(folder)]
+    publics = [public_half(path.read_text()) for path in find_known_keys(folder)]
     patterns = "F" + "".join(f" -e {shlex.quote(_blob(public))}" for public in publics)
     _run(folder, machine, _REMOVE.format(patterns=patterns))
     shutil.rmtree(folder.known_keys)
@@ -87,14 +88,3 @@ def _run(folder: SshFolder, machine: str, script: str) -> None:
 def _blob(public: str) -> str:
     """What identifies a key in a list of keys."""
     return public.split()[1]
-
-
-def _public_half(private: bytes) -> str:
-    from cryptography.hazmat.primitives import serialization
-
-    legacy = private.startswith(b"-----BEGIN RSA")
-    load = serialization.load_pem_private_key if legacy else serialization.load_ssh_private_key
-    public = load(private, None).public_key()
-    return public.public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    ).decode()

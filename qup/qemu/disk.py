@@ -16,9 +16,12 @@ from qup.process import run
 SECTOR = 512
 _CREATE_TIMEOUT = 60.0
 _CHECK_TIMEOUT = 3600.0
+_FLATTEN_TIMEOUT = 4 * 3600.0
 
 
-def create_overlay(path: Path, backing: Path, backing_format: str, size: int) -> None:
+def create_overlay(
+    path: Path, backing: Path, backing_format: str, size: int, *, cluster: int | None = None
+) -> None:
     """Make a qcow2 image that starts with another image's contents.
 
     Args:
@@ -26,6 +29,7 @@ def create_overlay(path: Path, backing: Path, backing_format: str, size: int) ->
         backing: the image below, which is never written to.
         backing_format: ``qcow2`` or ``raw``; QEMU never guesses.
         size: virtual size in bytes, at least the one of ``backing``.
+        cluster: bytes of a cluster: the least that a guest can give back.
 
     Raises:
         ConfigError: the size is smaller than the one of ``backing``.
@@ -37,7 +41,8 @@ def create_overlay(path: Path, backing: Path, backing_format: str, size: int) ->
             f"a disk of {format_size(size)} is too small: the box has {format_size(least)}",
             hint="raise 'disk' in the Qupfile",
         )
-    _create(path, size, ("-F", backing_format, "-b", os.fspath(backing.absolute())))
+    grain = ("-o", f"cluster_size={cluster}") if cluster is not None else ()
+    _create(path, size, ("-F", backing_format, "-b", os.fspath(backing.absolute()), *grain))
 
 
 def create_blank(path: Path, size: int, beginning: bytes = b"") -> None:
@@ -81,6 +86,25 @@ def convert(source: Path, format: str, path: Path) -> None:
             ["qemu-img", "convert", "-f", format, "-O", "qcow2", source.absolute(), draft],
             timeout=_CREATE_TIMEOUT,
         )
+
+
+def flatten(source: Path, path: Path) -> None:
+    """Make a compressed qcow2 image of all that a guest sees of another one, whatever that is
+    based on; what is zero takes no space.
+
+    Args:
+        source: the other image, a qcow2 that was looked at before: QEMU opens what it names.
+        path: the new image.
+
+    Raises:
+        HostError: no space left, or ``qemu-img`` is missing or fails.
+    """
+    with _built_aside(path) as draft:
+        run(
+            ["qemu-img", "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-c", "-W", "-m", "4",
+             "-o", "compression_type=zstd", source.absolute(), draft],
+            timeout=_FLATTEN_TIMEOUT,
+        )  # fmt: skip
 
 
 def _create(path: Path, size: int, more: tuple[str, ...]) -> None:

@@ -33,7 +33,7 @@ def add_box(
         source: a path or an address.
         digest: the SHA-256 that it has to have.
         format: what it has to be.
-        user: the account that gets the key.
+        user: the account that gets the key; empty for the one that the image means, or ``qup``.
         title: one line about it.
         arch: QEMU's word for the processor that it is for.
 
@@ -48,10 +48,10 @@ def add_box(
                 f"your catalog has a box {name!r} already", hint=f"remove or change it in {path}"
             )
         url, known = _fetch(ctx, source, digest, format, arch)
-        entry = {"title": title or f"added from {Path(source).name}", "user": user, "url": url,
+        entry = {"title": title or f"added from {Path(source).name}", "url": url,
                  "sha256": known, "arches": [arch]}  # fmt: skip
-        if format:
-            entry["format"] = format
+        optional = {"user": user, "format": format}
+        entry |= {key: value for key, value in optional.items() if value}
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in entry.items()]
         table = "\n".join([f"[{json.dumps(name)}]", *lines])
         before = f"{text.rstrip()}\n\n" if text.strip() else ""

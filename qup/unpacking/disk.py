@@ -12,6 +12,7 @@ from pathlib import Path
 
 from qup import images
 from qup.errors import BoxError, HostError
+from qup.model.package import Packaged
 from qup.process import follow
 from qup.unpacking.foreign import check_foreign, find_format
 
@@ -31,18 +32,26 @@ class Made:
         format: what the image was: one of :data:`FORMATS`.
         size: the disk's size in bytes, as a guest sees it.
         packing: what was around the image: ``xz``, ``gzip, tar`` or nothing.
+        packaged: what the archive around it says about itself, if it does.
     """
 
     format: str
     size: int
     packing: str = ""
+    packaged: Packaged | None = None
+
+    @property
+    def details(self) -> dict[str, object]:
+        """What is worth remembering of it."""
+        return {"format": self.format, "size": self.size, "packing": self.packing}
 
 
 def make_disk(
     source: Path, target: Path, say: Say, *, name: str = "", format: str | None = None,
     move: bool = False,
 ) -> Made:  # fmt: skip
-    """Make a qcow2 disk from a file that is or has an image.
+    """Make a qcow2 disk from a file that is or has an image; what boots it goes beside it, if
+    an archive of ``qup box export`` has that.
 
     Args:
         source: the file: an image, packed or not, alone or in a tar archive.
@@ -61,7 +70,8 @@ def make_disk(
 
     shown = name or source.name
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=target.parent) as work:
-        image, packing = take_out(source, shown, Path(work) / "image", say)
+        taken = take_out(source, shown, Path(work) / "image", say)
+        image, packing = taken.image, taken.packing
         found = find_format(image)
         named = NAMES.get(found, found)
         try:
@@ -84,10 +94,12 @@ def make_disk(
         else:
             say(f"converting a {named} image")
             _convert(image, found, target)
+        for member in taken.packaged.files if taken.packaged else ():
+            os.replace(image.with_name(member), target.with_name(member))
     size = images.inspect_header(target, "qcow2")
     if size == 0:
         raise BoxError(f"{shown} is an image of an empty disk")
-    return Made(named, size, packing)
+    return Made(named, size, packing, taken.packaged)
 
 
 def _convert(image: Path, format: str, target: Path) -> None:

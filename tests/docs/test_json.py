@@ -26,6 +26,7 @@ VERBS = {
     "qup box build",
     "qup suspend",
     "qup resume",
+    "qup box export",
     "qup snapshot save",
     "qup snapshot restore",
 }

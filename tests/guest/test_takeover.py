@@ -11,6 +11,7 @@ import pytest
 from qup.builtin.seeder_vagrant import Vagrant
 from qup.errors import GuestError
 from qup.guest import ssh, takeover
+from qup.guest.keys import public_half
 from qup.paths import SshFolder
 from qup.process import Result
 
@@ -38,7 +39,7 @@ def test_the_own_key_takes_the_place_of_the_known_ones(home: Path, tmp_path: Pat
     """Keys of others stay, and doing it again changes nothing."""
     folder = SshFolder(tmp_path / "ssh")
     takeover.write_known_keys(folder, Vagrant().known_keys())
-    known = [takeover._public_half(key.encode()) for key in Vagrant().known_keys()]
+    known = [public_half(key) for key in Vagrant().known_keys()]
     keys = home / ".ssh" / "authorized_keys"
     keys.parent.mkdir(mode=0o700)
     keys.write_text("".join(f"{key} vagrant insecure public key\n" for key in known) + f"{OTHER}\n")

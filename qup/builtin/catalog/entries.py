@@ -43,7 +43,7 @@ class Entry:
         name: what ``box`` in a Qupfile says.
         origin: the catalog's file, or ``qup``.
         title: one line about it.
-        user: the account that gets the key.
+        user: the account that gets the key; empty for the one that the image means, or ``qup``.
         url: where the image is, with ``{arch}`` and ``{deb}`` for the processor.
         sums: where its digest is published.
         digest: ``sha256:<hex>``; then ``sums`` isn't needed.
@@ -56,7 +56,7 @@ class Entry:
     name: str
     origin: str
     title: str = ""
-    user: str = "qup"
+    user: str = ""
     url: str = ""
     sums: str = ""
     digest: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qup.api import (
@@ -11,6 +12,7 @@ from qup.api import (
     BoxError,
     BoxSource,
     BoxSpec,
+    Fetched,
     Offer,
     Reference,
     Report,
@@ -22,6 +24,8 @@ from qup.api import (
 from qup.builtin.box_debian import describe_box, fetch_debian
 from qup.builtin.box_image import fetch_image
 from qup.builtin.catalog.entries import NAME, Entry, find_entry, read_entries
+
+DEFAULT_USER = "qup"
 
 
 class Catalog:
@@ -56,6 +60,7 @@ class Catalog:
                 reference, self.name, arch, entry.recipe.suite, entry.recipe.packages
             )
         made_of = [entry.address(entry.url, arch), entry.digest, entry.format]
+        made_of += [entry.user] if entry.user else []
         key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
         return BoxSpec(
             name=reference,
@@ -63,13 +68,13 @@ class Catalog:
             arch=arch,
             version=reference.partition("/")[2],
             key=key,
-            user=entry.user,
+            user=entry.user or DEFAULT_USER,
             kernel=False,
         )
 
     def fetch(
         self, spec: BoxSpec, project: Path, into: Path, report: Report
-    ) -> Mapping[str, object]:
+    ) -> Mapping[str, object] | Fetched:
         entry = find_entry(spec.name, project)
         if entry is None:
             raise BoxError(f"box {spec.name} is not in a catalog any more")
@@ -79,12 +84,13 @@ class Catalog:
         named = Reference(
             entry.address(entry.url, spec.arch), find_published(entry, spec.arch), entry.format
         )
-        found = fetch_image(named, into, report)
-        return {
-            **found,
+        got = fetch_image(named, into, report)
+        details = {
+            **got.details,
             "published": named.digest,
             "vouched": redact_url(entry.address(entry.sums, spec.arch)) or "given",
         }
+        return replace(got, details=details).as_box(spec, user=entry.user)
 
     def newer(self, box: Box, project: Path) -> str | None:
         entry = find_entry(box.spec.name, project)
