@@ -28,6 +28,7 @@ from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
 from qup.qemu.qmp import CommandFailed, Qmp
 from qup.runner.changes import read_plan, write_plan
+from qup.runner.folders import attach
 from qup.runner.forwards import (
     SSH_FORWARD,
     Applied,
@@ -193,6 +194,8 @@ class Resuming(Work):
             state = wait_until_ready(self.ctx, self.folder, plan, state, events, listening=True)
             self.ctx.watch.lap("login")
             catch_up(self.ctx, self.folder, login=login)
+            if login:
+                attach(self.ctx, self.folder, state, plan.to_dict())
         except KeyboardInterrupt:
             raise Interrupted from None
         except GuestError as exc:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.drives import find_image
+from qup.runner.folders import attach, detach
 from qup.runner.forwards import list_forwards, read_kept
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import aside, now
@@ -129,19 +131,34 @@ class _Suspending:
         memory = int(self.plan["memory_mib"]) * MIB
         self._check_space(memory)
         hardware = hardware_of(self.ctx, self.plan)
-        with self.ctx.phase(self.name, "suspend", "writing its memory") as phase:
+        with (
+            self._without_folders(),
+            self.ctx.phase(self.name, "suspend", "writing its memory") as phase,
+        ):
             waiting = bool(hardware["identity_port"]) and self._make_wait()
             file = open_draft(self.folder)
             note_late(self.folder, waiting=waiting)
-            with Qmp.connect(self.runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-                try:
+            try:
+                with (
+                    Qmp.connect(self.runtime.control, timeout=MONITOR_TIMEOUT) as monitor,
+                    self._running_on_failure(monitor),
+                ):
                     size = self._save(monitor, file, hardware, memory, waiting=waiting)
-                except BaseException as exc:
-                    self._go_on(monitor)
-                    if isinstance(exc, MigrationError):
-                        raise self._explain(exc) from exc
-                    raise
+            except MigrationError as exc:
+                raise self._explain(exc) from exc
             phase.result = format_size(size)
+
+    @contextmanager
+    def _without_folders(self) -> Iterator[None]:
+        """Have nothing mounted in the guest; what was is mounted again if the guest runs on."""
+        if self.launch.ready:
+            detach(self.ctx, self.folder, self.state, self.plan)
+        try:
+            yield
+        except BaseException:
+            if self.launch.ready and observe(self.folder).status == RUNNING:
+                attach(self.ctx, self.folder, self.state, self.plan)
+            raise
 
     def _make_wait(self) -> bool:
         if not self.launch.login:
@@ -194,6 +211,14 @@ class _Suspending:
         publish(self.folder, found)
         return size
 
+    @contextmanager
+    def _running_on_failure(self, monitor: Qmp) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._go_on(monitor)
+            raise
+
     def _go_on(self, monitor: Qmp) -> None:
         """Let the guest run again, whose memory then is of no use on disk."""
         with contextlib.suppress(HostError):
@@ -210,8 +235,7 @@ class _Suspending:
         return MachineError(
             f"machine {self.name} could not be suspended: {exc.message}"
             + ("; it runs on" if runs else ""),
-            hint=f"'df -h {self.folder.root}' shows whether the disk is full;"
-            f" 'qup logs --log qemu {self.name}' has what QEMU said",
+            hint=f"'df -h {self.folder.root}' shows whether there is room for its memory",
             machine=self.name,
         )
 

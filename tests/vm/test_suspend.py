@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, open_lab
+from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
+from tests.vm.stops import go_on, stopped
 
 pytestmark = pytest.mark.vm
 
@@ -239,3 +242,132 @@ def test_several_at_once_and_what_is_stopped(lab: Lab) -> None:
     lab("down", "--force", "plain").ok()
     assert "is not running (stopped)" in lab("suspend", "plain").ok().stderr
     assert "is not suspended (stopped)" in lab("resume", "plain").ok().stderr
+
+
+# --- killed on the way ------------------------------------------------------------------------
+
+NEW, OLD = "suspended.new", "suspended.old"
+BEFORE_IT_IS_SUSPENDED = {
+    "before the memory": ("open", f"{NEW}/memory", None),
+    "with the memory": ("os.rename", NEW, None),
+}
+ONCE_IT_IS = ("open", "a/state.json", ("os.rename", NEW))
+IN_RESUME = {
+    "before QEMU": ("subprocess.Popen", "qemu-system-x86_64", None),
+    "with a QEMU": ("socket.connect", "/qmp", ("subprocess.Popen", "qemu-system-x86_64")),
+    "with the memory": ("os.rename", "a/forwards.json", None),
+    "with a way in": ("os.rename", "a/plan.json", None),
+    "before it runs": ("open", "machines/a", ("os.rename", OLD)),
+    "before it knows the time": ("socket.connect", "/identity", None),
+}
+USED_UP = ("before it runs", "before it knows the time")
+
+
+def kill(lab: Lab, verb: str, where: tuple[str, str, tuple[str, str] | None]) -> None:
+    at, path, after = where
+    with stopped(lab, verb, "a", at=at, path=path, after=after) as process:
+        process.kill()
+
+
+@pytest.mark.parametrize("moment", BEFORE_IT_IS_SUSPENDED)
+def test_killed_before_it_is_suspended(lab: Lab, moment: str) -> None:
+    lab("up", "a").ok()
+    pid = lab.pid("a")
+    kill(lab, "suspend", BEFORE_IT_IS_SUSPENDED[moment])
+    lab("up", "a").ok()
+    assert lab.pid("a") == pid
+    check_that_it_goes_on(lab)
+
+
+@pytest.mark.parametrize("verb", ["up", "suspend", "kill"])
+def test_killed_when_it_is_suspended_and_qemu_lives(lab: Lab, verb: str) -> None:
+    lab("up", "a").ok()
+    pid = lab.pid("a")
+    kill(lab, "suspend", ONCE_IT_IS)
+    assert lab.status("a") == "saved"
+    lab(verb, "a").ok()
+    if verb == "up":
+        assert lab.pid("a") == pid
+    else:
+        assert lab.status("a") == "suspended"
+        assert not alive(pid)
+        lab("resume", "a").ok()
+    check_that_it_goes_on(lab)
+
+
+def test_killed_when_qemu_has_ended(lab: Lab) -> None:
+    lab("up", "a").ok()
+    kill(lab, "suspend", ("os.remove", "a/qemu.pid", None))
+    assert lab.status("a") == "suspended"
+    lab("suspend", "a").ok()
+    lab("resume", "a").ok()
+    check_that_it_goes_on(lab)
+
+
+@pytest.mark.parametrize("moment", IN_RESUME)
+def test_killed_while_it_goes_on(suspended: Lab, moment: str) -> None:
+    kill(suspended, "resume", IN_RESUME[moment])
+    there = (suspended.machine("a") / "suspended").is_dir()
+    assert there == (moment not in USED_UP)
+    suspended("up", "a").ok()
+    check_that_it_goes_on(suspended)
+    assert abs(float(suspended.sh("date -u +%s", "a")) - time.time()) < 3
+
+
+@pytest.mark.parametrize("moment", ["with a QEMU", "with a way in"])
+def test_killed_while_it_goes_on_and_suspended_again(suspended: Lab, moment: str) -> None:
+    kill(suspended, "resume", IN_RESUME[moment])
+    suspended("suspend", "a").ok()
+    assert suspended.status("a") == "suspended"
+    assert not suspended.qemus()
+    suspended("resume", "a").ok()
+    check_that_it_goes_on(suspended)
+
+
+def test_old_memory_never_meets_a_newer_disk(suspended: Lab) -> None:
+    kill(suspended, "resume", IN_RESUME["with a way in"])
+    suspended("up", "a").ok()
+    suspended.sh("echo newer >file; sync", "a")
+    pid = suspended.pid("a")
+    os.kill(pid, signal.SIGKILL)
+    assert wait_until(lambda: not alive(pid))
+    assert suspended.status("a") == "crashed"
+    suspended("up", "a").ok()
+    assert suspended.sh("cat file; cat /dev/shm/state || echo booted", "a") == "newer\nbooted\n"
+    suspended.sh("echo here >/dev/shm/state; sleep 99999 >/dev/null 2>&1 & echo $! >pid", "a")
+
+
+def test_interrupted_on_the_way(lab: Lab) -> None:
+    lab("up", "a").ok()
+    at, path, _ = BEFORE_IT_IS_SUSPENDED["with the memory"]
+    with stopped(lab, "suspend", "a", at=at, path=path) as process:
+        assert go_on(process, signal.SIGINT) == 130
+    check_that_it_goes_on(lab)
+    lab("suspend", "a").ok()
+    at, path, _ = IN_RESUME["with the memory"]
+    with stopped(lab, "resume", "a", at=at, path=path) as process:
+        assert go_on(process, signal.SIGINT) == 130
+    assert lab.status("a") == "suspended"
+    assert not lab.qemus()
+    lab("resume", "a").ok()
+    check_that_it_goes_on(lab)
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_lets_it_run_on(lab: Lab) -> None:
+    lab("up", "a").ok()
+    place = lab.machine("a") / NEW
+    place.mkdir(mode=0o700)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=20m,mode=700", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        place.rmdir()
+        pytest.skip("nothing can be mounted here")
+    try:
+        done = lab("suspend", "a")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        place.rmdir()
+    assert done.code == 9
+    assert "it runs on" in done.stderr
+    assert "No space left" in done.stderr
+    check_that_it_goes_on(lab)

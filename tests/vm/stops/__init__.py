@@ -25,7 +25,12 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def stopped(
-    lab: Lab, *argv: str, at: str, path: str, seconds: float = 120.0
+    lab: Lab,
+    *argv: str,
+    at: str,
+    path: str,
+    after: tuple[str, str] | None = None,
+    seconds: float = 120.0,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run qup until it is about to do ``at`` (an audit event) to a path; it stands still there.
 
@@ -34,14 +39,17 @@ def stopped(
         argv: the command line.
         at: the event: ``open``, ``os.rename``, ``os.mkdir``, ``os.remove``, ``subprocess.Popen``.
         path: what a path (or word) among the event's arguments ends with.
+        after: another event and path: not before that has come to pass.
         seconds: how long it may take to get there.
 
     Yields:
         qup, stopped; end it with its ``kill``, or let it go on with :func:`go_on`.
     """
+    places = [after] if after else []
+    places.append((at, path))
     process = lab.spawn(
         *argv,
-        env={"QUP_TEST_STOP": f"{at} {path}", "PYTHONPATH": f"{HERE}:{ROOT}"},
+        env={"QUP_TEST_STOP": "\n".join(map(" ".join, places)), "PYTHONPATH": f"{HERE}:{ROOT}"},
         stdout=subprocess.DEVNULL,
     )
     try:

@@ -1,6 +1,7 @@
 """Python loads this at its start if the folder is on its path: see the package's own words.
 
-``QUP_TEST_STOP`` is an audit event and the end of a path; ``QUP_TEST_TRACE`` is a file that
+``QUP_TEST_STOP`` is an audit event and the end of a path, or lines of these: the last counts once
+those before it have come to pass. ``QUP_TEST_TRACE`` is a file that
 gets a line for each event with a path, for whoever looks for a place.
 """
 
@@ -17,14 +18,16 @@ def _texts(found):
             yield os.fsdecode(item)
 
 
-def _stop_at(event, end):
-    waiting = True
+def _stop_at(places):
+    left = list(places)
 
     def hook(name, found):
-        nonlocal waiting
-        if waiting and name == event and any(text.endswith(end) for text in _texts(found)):
-            waiting = False
-            os.kill(os.getpid(), signal.SIGSTOP)
+        if not left or name != left[0][0]:
+            return
+        if any(text.endswith(left[0][1]) for text in _texts(found)):
+            del left[0]
+            if not left:
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     sys.addaudithook(hook)
 
@@ -42,6 +45,6 @@ def _trace(path):
 
 # Programs that it starts are not stopped.
 if _where := os.environ.pop("QUP_TEST_STOP", ""):
-    _stop_at(*_where.split(" ", 1))
+    _stop_at([_line.split(" ", 1) for _line in _where.splitlines()])
 if _trace_file := os.environ.pop("QUP_TEST_TRACE", ""):
     _trace(_trace_file)
