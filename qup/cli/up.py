@@ -161,7 +161,7 @@ def reset(
 
     Examples: `qup reset`, `qup reset web`
     """
-    from qup.runner.up import reset as run_reset
+    from qup.runner.reset import reset as run_reset
     from qup.ui import open_interface
 
     with open_interface(as_json=as_json, quiet=quiet) as show:

@@ -13,6 +13,9 @@ MAX_NOTE = 1000
 MEMORY = "memory"
 """The file with the guest's memory and devices."""
 
+SAVE_POINT = ".up"
+"""The name of the one that ``qup reset`` goes back to; no user can choose it."""
+
 _ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 _FILE = re.compile(r"memory|disk\.qcow2|vars\.qcow2|disks/[a-z][a-z0-9-]*\.qcow2", re.ASCII)
 
@@ -36,6 +39,7 @@ class Snapshot:
         box_digest: the box.
         provisioned: the provisioning steps that were done.
         pause: seconds for which the guest stood still.
+        steps: what the provisioning steps were, as a digest; for ``qup reset``.
     """
 
     id: str
@@ -52,6 +56,7 @@ class Snapshot:
     box_digest: str = ""
     provisioned: tuple[str, ...] = ()
     pause: float = 0.0
+    steps: str = ""
 
     @property
     def live(self) -> bool:
@@ -80,7 +85,8 @@ class Snapshot:
         known["provisioned"] = tuple(known["provisioned"])
         found = cls(**known)
         names = [found.id, *([found.parent] if found.parent else [])]
-        if not all(_ID.fullmatch(name) for name in names) or not NAME.fullmatch(found.name):
+        named = found.name == SAVE_POINT or NAME.fullmatch(found.name)
+        if not all(_ID.fullmatch(name) for name in names) or not named:
             raise TypeError("no id or name")
         if not all(_FILE.fullmatch(name) for name in found.files) or not found.disks:
             raise TypeError("files")

@@ -21,6 +21,7 @@ from qup.guest.keys import ensure_keys
 from qup.host import boot_id
 from qup.locks import lock
 from qup.model.box import Box
+from qup.model.drives import FURTHER
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
 from qup.model.units import format_size
@@ -35,7 +36,7 @@ from qup.runner.snapshots import DRAFT, clear_mark, forget_origin, read_mark, wr
 from qup.runner.stillness import make_wait
 from qup.runner.stop import stop_locked
 from qup.store import forget
-from qup.templates.cache import DISK, RAM, STATE, Template
+from qup.templates.cache import DISK, RAM, STATE, VARS, Template, is_image
 from qup.templates.steps import describe_provisioned
 
 MAKING_TIMEOUT = 3600.0
@@ -89,10 +90,16 @@ class Draft:
         except OSError as exc:
             raise NoTemplate(str(explain_os_error("copy", source, exc))) from exc
 
-    def copy_disk(self, target: Path) -> None:
-        """Give the machine a disk that doesn't need the boot template's."""
-        target.unlink(missing_ok=True)
-        clone_file(self.ctx.templates.folder(self.base.id) / DISK, target, durable=False)
+    def copy_disks(self, folder: MachineFolder) -> None:
+        """Give the machine disks that don't need the boot template's."""
+        source = self.ctx.templates.folder(self.base.id)
+        for name, path in self._images(folder).items():
+            path.unlink(missing_ok=True)
+            clone_file(source / name, path, durable=False)
+
+    def _images(self, folder: MachineFolder) -> dict[str, Path]:
+        """The machine's disk images by the names that they have in a template."""
+        return {name: _find_image(folder, name) for name in self.base.files if is_image(name)}
 
     def finish(self, folder: MachineFolder, plan: Plan, box: Box, state: State) -> Template:
         """Save the machine. It has ended then, and never was: the next one is another.
@@ -142,11 +149,21 @@ class Draft:
             with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
                 unplug_networks(monitor, plan)
                 save_state(monitor, self.place / STATE, timeout=SAVE_TIMEOUT)
-            clone_file(folder.disk, self.place / DISK, durable=False)
+            for image, path in self._images(folder).items():
+                clone_file(path, self.place / image, durable=False)
         except (QupError, MonitorError) as exc:
             stop_locked(self.ctx, folder, observe(folder), force=True, timeout=0.0)
             clear_mark(folder, DRAFT)
             raise NoTemplate(f"it could not be saved: {exc.message}") from exc
+
+
+def _find_image(folder: MachineFolder, name: str) -> Path:
+    """Where a machine has the disk that a template calls so."""
+    if name == DISK:
+        return folder.disk
+    if name == VARS:
+        return folder.firmware_vars
+    return folder.further_disk(Path(name).stem.removeprefix(FURTHER))
 
 
 def steps_of(plan: Plan) -> list[ProvisionStep]:

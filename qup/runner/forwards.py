@@ -221,17 +221,20 @@ def read_ranges(folder: MachineFolder) -> dict[int, PortRange]:
         return {}
 
 
-def open_way_in(monitor: Monitor, plan: Plan) -> Forward:
-    """Let ssh in, by a port that is free.
+def open_way_in(monitor: Monitor, plan: Plan, prefer: int | None = None) -> Forward:
+    """Let ssh in, by a port that is free: ``prefer`` if that is.
 
     Raises:
         MachineError: there is none in the range that the Qupfile names.
     """
     nic, guest = plan.ssh_nic, plan.nics[plan.ssh_nic].plan.guest_address
+    ranges = ranges_of(plan)
+    if prefer is not None and (nic not in ranges or prefer in ranges[nic]):
+        with contextlib.suppress(MachineError):
+            wanted = SSH_FORWARD.with_host(prefer)
+            return add_forward(monitor, wanted, nic=nic, guest=guest).forward
     try:
-        return add_forward(
-            monitor, SSH_FORWARD, nic=nic, ranges=ranges_of(plan), guest=guest
-        ).forward
+        return add_forward(monitor, SSH_FORWARD, nic=nic, ranges=ranges, guest=guest).forward
     except MachineError as exc:
         name = plan.identity.name
         reason = exc.message.removeprefix(f"forward {SSH_FORWARD}: ")

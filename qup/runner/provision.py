@@ -24,6 +24,9 @@ from qup.store import write_state
 BEFORE, DURING = ("before-up",), ("up", "after-up")
 """The moments of steps, in their order."""
 
+ALWAYS = "always"
+"""The ``run`` of steps that run at each ``up``."""
+
 OUTPUT_LIMIT = 16 * MIB
 """Bytes of one step's output that are shown and kept."""
 
@@ -53,7 +56,7 @@ class Wanted:
             return step.name in self.only or step.provisioner in self.only
         if self.none or step.run == "never":
             return False
-        return self.again or step.run == "always" or step.mark not in done
+        return self.again or step.run == ALWAYS or step.mark not in done
 
 
 def check_names(names: Sequence[str], config: Config) -> None:
@@ -86,16 +89,17 @@ def provision(
     wanted: Wanted,
     moments: Sequence[str] = DURING,
     numbers: Container[int] | None = None,
-) -> tuple[State, bool]:
+) -> tuple[State, tuple[int, ...]]:
     """Run the steps of some moments that have to run; if numbers are given, only those.
 
     Returns:
-        The state with what has succeeded, and whether any step ran.
+        The state with what has succeeded, and the numbers of the steps that ran.
 
     Raises:
         ProvisionError: a step failed; those before it are remembered as done.
     """
-    ran, done = False, state.provisioned
+    ran: list[int] = []
+    done = state.provisioned
     uses = list(zip(config.provision, plan.provision, strict=True))
     for moment in moments:
         for number, (use, step) in enumerate(uses, 1):
@@ -104,11 +108,11 @@ def provision(
             if numbers is not None and number not in numbers:
                 continue
             _run_step(ctx, config, number, use, step, folder, state)
-            ran = True
-            if step.run != "always" and step.mark not in state.provisioned:
+            ran.append(number)
+            if step.run != ALWAYS and step.mark not in state.provisioned:
                 state = replace(state, provisioned=(*state.provisioned, step.mark))
                 write_state(folder, state)
-    return state, ran
+    return state, tuple(ran)
 
 
 @dataclass

@@ -7,10 +7,8 @@ restore anew.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,18 +20,17 @@ from qup.model.box import Box
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.plan import Plan
-from qup.model.snapshot import MEMORY, Snapshot
+from qup.model.snapshot import MEMORY, SAVE_POINT, Snapshot
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
 from qup.qemu.engine import Engine
-from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner import drives
 from qup.runner.context import Context
 from qup.runner.environment import share_environment
-from qup.runner.forwards import OpenForward, add_forward, list_forwards
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import find_own, find_stock, now
 from qup.runner.observe import Observation, observe
+from qup.runner.open_ports import OpenPorts, read_ports
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import identity_of, make_plan
@@ -45,7 +42,7 @@ from qup.runner.snapshots import (
     check_files,
     clear_mark,
     find_snapshot,
-    list_snapshots,
+    list_all,
     read_mark,
     remove_leftovers,
     write_mark,
@@ -100,14 +97,35 @@ def resume_restore(ctx: Context, config: MachineConfig, folder: MachineFolder) -
         return False
     seen = observe(folder)
     words = mark.split()
-    found = [item for item in list_snapshots(folder) if words and item.id == words[0]]
+    found = [item for item in list_all(folder) if words and item.id == words[0]]
     if not found or seen.state is None:
         clear_mark(folder, RESTORING)
         return True
     disk_only = words[1:] == ["disk-only"]
-    ctx.tell(folder.name, f"a restore of snapshot {found[0].name} was cut off; it is done now")
+    what = "reset" if found[0].name == SAVE_POINT else f"restore of snapshot {found[0].name}"
+    ctx.tell(folder.name, f"a {what} was cut off; it is done now")
     _Restoring(ctx, config, folder, seen.state, found[0], disk_only).run(seen)
     return True
+
+
+def restore_save_point(
+    ctx: Context, config: MachineConfig, folder: MachineFolder, seen: Observation, point: Snapshot
+) -> None:
+    """Bring a machine back to where its provisioning steps had succeeded; the caller holds the
+    lock.
+
+    Raises:
+        QupError: see :func:`restore`.
+    """
+    state = require_state(folder, seen)
+    _Restoring(ctx, config, folder, state, point, disk_only=False).run(seen)
+
+
+def check_save_point(
+    ctx: Context, config: MachineConfig, folder: MachineFolder, state: State, point: Snapshot
+) -> None:
+    """Raises QupError: what it needs is not there, or not as it was."""
+    _Restoring(ctx, config, folder, state, point, disk_only=False).check_materials()
 
 
 @dataclass(frozen=True)
@@ -130,13 +148,13 @@ class _Restoring:
     def run(self, seen: Observation) -> None:
         """Check all that can be, then do it."""
         began = time.monotonic()
-        box = self._check_materials()
+        box = self.check_materials()
         plan = None
         if not self.disk_only:
             plan = self._plan(box, seen)
-        open_now = self._list_forwards(seen)
+        ports = read_ports(self.folder, seen)
         way = "disk-only" if self.disk_only else "live"
-        title = f"restoring snapshot {self.snapshot.name}"
+        title = f"restoring {self._snapshot}"
         write_mark(self.folder, RESTORING, f"{self.snapshot.id} {way}")
         with self.ctx.phase(self.name, "disk", title) as phase:
             if seen.alive:
@@ -148,10 +166,11 @@ class _Restoring:
             phase.result = f"{len(self.snapshot.disks)} of its disks"
         failures: list[MachineError] = []
         if plan is not None:
-            failures = self._launch(plan, box, state, open_now)
+            failures = self._launch(plan, box, state, ports)
         clear_mark(self.folder, RESTORING)
-        data = observe(self.folder, thorough=False).to_dict()
-        self.ctx.emit(Finished(self.name, "restore", True, time.monotonic() - began, data))
+        if self.snapshot.name != SAVE_POINT:  # then there is more to come
+            data = observe(self.folder, thorough=False).to_dict()
+            self.ctx.emit(Finished(self.name, "restore", True, time.monotonic() - began, data))
         if failures:
             raise MachineError(
                 f"machine {self.name} runs, but {len(failures)} of its forwards could not be"
@@ -161,9 +180,15 @@ class _Restoring:
                 machine=self.name,
             )
 
+    @property
+    def _snapshot(self) -> str:
+        """What it is called in messages."""
+        hidden = self.snapshot.name == SAVE_POINT
+        return "its save point" if hidden else f"snapshot {self.snapshot.name}"
+
     # --- beforehand -----------------------------------------------------------------------
 
-    def _check_materials(self) -> Box:
+    def check_materials(self) -> Box:
         """The box, once it is sure that the files are what was saved."""
         check_files(self.folder, self.snapshot)
         was = replace(
@@ -172,7 +197,7 @@ class _Restoring:
         box = find_own(self.ctx, was)
         if box is None:
             raise BoxError(
-                f"machine {self.name}: the box that snapshot {self.snapshot.name} is based on"
+                f"machine {self.name}: the box that {self._snapshot} is based on"
                 f" ({self.snapshot.box_digest[:12]}) is not in the cache any more",
                 hint=f"put it back at {self.ctx.boxes.folder(self.snapshot.box_digest)}",
                 machine=self.name,
@@ -214,18 +239,6 @@ class _Restoring:
         check_computer(self.ctx, self.config, self.folder, plan, Itself(seen.pid, None))
         return plan
 
-    def _list_forwards(self, seen: Observation) -> list[OpenForward]:
-        """What is open at the moment, but the way in for ssh."""
-        launch = self.state.launch
-        if not seen.alive or launch is None:
-            return []
-        with contextlib.suppress(MonitorError):
-            path = RuntimeFolder.of(launch.runtime).control
-            with Qmp.connect(path, timeout=MONITOR_TIMEOUT) as monitor:
-                found = list_forwards(monitor)
-            return [item for item in found if item.forward.host != launch.ssh_port]
-        return []
-
     # --- doing it -------------------------------------------------------------------------
 
     def _place_disks(self) -> State:
@@ -251,12 +264,15 @@ class _Restoring:
             provisioned=self.snapshot.provisioned,
         )
         write_state(self.folder, state)
-        write_mark(self.folder, CURRENT, self.snapshot.id)
+        hidden = self.snapshot.name == SAVE_POINT
+        origin = self.snapshot.parent if hidden else self.snapshot.id
+        if origin:
+            write_mark(self.folder, CURRENT, origin)
+        else:
+            clear_mark(self.folder, CURRENT)
         return state
 
-    def _launch(
-        self, plan: Plan, box: Box, state: State, open_now: Sequence[OpenForward]
-    ) -> list[MachineError]:
+    def _launch(self, plan: Plan, box: Box, state: State, ports: OpenPorts) -> list[MachineError]:
         """Start a QEMU that goes on with the guest; whatever keeps it from that, the machine is
         stopped then, with the snapshot's disks.
         """
@@ -275,7 +291,7 @@ class _Restoring:
                 self.ctx, self.folder, plan, box, runtime, self.place / MEMORY,
                 of_template=self.snapshot.of_template,
             )  # fmt: skip
-            failures = self._connect(plan, state, engine, open_now)
+            failures = self._connect(plan, state, engine, ports)
             engine.close()
         except BaseException as exc:
             if engine is not None:
@@ -292,9 +308,9 @@ class _Restoring:
         return failures
 
     def _connect(
-        self, plan: Plan, state: State, engine: Engine, open_now: Sequence[OpenForward]
+        self, plan: Plan, state: State, engine: Engine, ports: OpenPorts
     ) -> list[MachineError]:
-        state, failures = connect(self.ctx, self.config, self.folder, plan, state, engine)
+        state, failures = connect(self.ctx, self.config, self.folder, plan, state, engine, ports)
         assert state.launch is not None
         runtime, keys = RuntimeFolder.of(state.launch.runtime), SshFolder(self.folder.ssh)
         waiting, login = self.snapshot.waiting, plan.seed_form.login
@@ -307,24 +323,6 @@ class _Restoring:
         if reason:
             text = f"its clock is that of the snapshot: {reason}"
             self.ctx.tell(self.name, text, level="warning")
-        self._reopen(runtime, plan, open_now)
         share_names(self.ctx, self.config, login=login)
         share_environment(self.ctx, self.config, login=login)
         return failures
-
-    def _reopen(
-        self, runtime: RuntimeFolder, plan: Plan, open_before: Sequence[OpenForward]
-    ) -> None:
-        """Open what was opened beside the Qupfile's."""
-        if not open_before:
-            return
-        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            present = list_forwards(monitor)
-            for item in open_before:
-                if item in present or item.nic >= len(plan.nics):
-                    continue
-                guest = plan.nics[item.nic].plan.guest_address
-                try:
-                    add_forward(monitor, item.forward, nic=item.nic, guest=guest)
-                except MachineError as exc:
-                    self.ctx.tell(self.name, exc.message, level="warning")

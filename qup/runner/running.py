@@ -47,7 +47,9 @@ class Running(Work):
         plan, _ = self.plan_again(state)
         login = plan.seed_form.login
         share_environment(self.ctx, self.config, login=login, fresh=False)
-        return self.provision(plan, state)[1]
+        _, ran = self.provision(plan, state)
+        self.keep_save_point(plan, ran)
+        return bool(ran)
 
     def finish(self, seen: Observation) -> bool:
         """Finish what is unfinished about a machine that runs, and say what is different."""
@@ -81,7 +83,8 @@ class Running(Work):
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
         _, ran = self.provision(plan, state)
-        changed = ran or changed or applied.changed
+        self.keep_save_point(plan, ran)
+        changed = bool(ran) or changed or applied.changed
         report(self.name, applied.failures)
         return changed
 

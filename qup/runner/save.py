@@ -19,7 +19,7 @@ from qup.errors import GuestError, HostError, MachineError, StateError
 from qup.files import clone_file
 from qup.model.drives import FURTHER
 from qup.model.events import Finished
-from qup.model.snapshot import MAX_NOTE, MEMORY, Snapshot
+from qup.model.snapshot import MAX_NOTE, MEMORY, SAVE_POINT, Snapshot
 from qup.model.state import State
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
@@ -95,29 +95,51 @@ def save(ctx: Context, folder: MachineFolder, wish: Wish) -> Snapshot:
         remove_leftovers(folder)
         plan = read_plan(folder)
         check_wish(folder, seen, plan, wish)
-        draft = Snapshot(
-            id=secrets.token_hex(6),
-            name=wish.name,
-            machine=state.id,
-            created=now(),
-            note=wish.note[:MAX_NOTE],
-            parent=_find_parent(folder, wish.name),
-            template=state.template,
-            box_digest=state.box_digest,
-            provisioned=state.provisioned,
-        )
+        draft = _draft(folder, state, wish.name, note=wish.note[:MAX_NOTE])
         with ctx.phase(folder.name, "snapshot", f"saving snapshot {wish.name}") as phase:
-            work = _Saving(ctx, folder, state, plan, draft)
-            try:
-                made = publish(folder, work.save_live() if seen.alive else work.save_disks())
-            except BaseException:
-                _give_up(folder)
-                raise
+            made = _Saving(ctx, folder, state, plan, draft).run(live=seen.alive)
             phase.result = format_size(sum(made.files.values()))
             if made.live:
                 phase.result += f"; the guest stood still for {made.pause:.2f} s"
         ctx.emit(Finished(folder.name, "snapshot", True, time.monotonic() - began))
     return made
+
+
+def save_for_reset(ctx: Context, folder: MachineFolder, *, steps: str) -> Snapshot:
+    """Save a machine that runs as the point that ``reset`` goes back to; the caller holds its
+    lock, and has removed the point before.
+
+    Args:
+        ctx: the surroundings.
+        folder: the machine's folder.
+        steps: what its provisioning steps are, as a digest.
+
+    Raises:
+        MachineError, HostError: it can't be saved; it is as it was.
+    """
+    seen, plan = observe(folder), read_plan(folder)
+    state = require_state(folder, seen)
+    remove_leftovers(folder)
+    check_wish(folder, seen, plan, Wish(SAVE_POINT))
+    draft = _draft(folder, state, SAVE_POINT, steps=steps)
+    return _Saving(ctx, folder, state, plan, draft).run(live=True)
+
+
+def _draft(
+    folder: MachineFolder, state: State, name: str, *, note: str = "", steps: str = ""
+) -> Snapshot:
+    return Snapshot(
+        id=secrets.token_hex(6),
+        name=name,
+        machine=state.id,
+        created=now(),
+        note=note,
+        parent=_find_parent(folder, name),
+        template=state.template,
+        box_digest=state.box_digest,
+        provisioned=state.provisioned,
+        steps=steps,
+    )
 
 
 def require_state(folder: MachineFolder, seen: Observation) -> State:
@@ -234,6 +256,14 @@ class _Saving:
     @property
     def disks(self) -> list[str]:
         return find_disks(self.folder, self.plan)
+
+    def run(self, *, live: bool) -> Snapshot:
+        """Save it, with its memory if it runs."""
+        try:
+            return publish(self.folder, self.save_live() if live else self.save_disks())
+        except BaseException:
+            _give_up(self.folder)
+            raise
 
     def save_disks(self) -> Snapshot:
         """Copy the disks of a machine that is stopped."""

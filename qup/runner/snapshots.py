@@ -16,7 +16,7 @@ from pathlib import Path
 
 from qup.errors import MachineError, QupError, StateError, UsageError
 from qup.files import explain_os_error, sync_folder, write_atomic
-from qup.model.snapshot import NAME, Snapshot
+from qup.model.snapshot import NAME, SAVE_POINT, Snapshot
 from qup.paths import MachineFolder, Project, make_private
 from qup.store import indexed
 
@@ -31,7 +31,12 @@ BLOCK = 512
 
 
 def list_snapshots(folder: MachineFolder) -> list[Snapshot]:
-    """All that can be read, the oldest first."""
+    """All of the user's that can be read, the oldest first."""
+    return [item for item in list_all(folder) if item.name != SAVE_POINT]
+
+
+def list_all(folder: MachineFolder) -> list[Snapshot]:
+    """All that can be read, what ``reset`` goes back to among them, the oldest first."""
     found = []
     for path in folder.snapshots.glob(f"[!.]*/{MANIFEST}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -128,7 +133,8 @@ def publish(folder: MachineFolder, snapshot: Snapshot) -> Snapshot:
         sync_folder(folder.snapshots)
     except OSError as exc:
         raise explain_os_error("write the snapshot in", draft, exc) from exc
-    write_mark(folder, CURRENT, snapshot.id)
+    if snapshot.name != SAVE_POINT:
+        write_mark(folder, CURRENT, snapshot.id)
     for item in old:
         remove_snapshot(folder, item)
     return snapshot
@@ -147,7 +153,7 @@ def remove_snapshot(folder: MachineFolder, snapshot: Snapshot) -> None:
     """
     path = folder.snapshots / snapshot.id
     try:
-        for child in list_snapshots(folder):
+        for child in list_all(folder):
             if child.parent == snapshot.id:
                 adopted = replace(child, parent=snapshot.parent)
                 text = json.dumps(adopted.to_dict(), indent=1)
@@ -218,5 +224,5 @@ def find_template_users(template: str) -> Iterator[str]:
     for entry in indexed():
         with contextlib.suppress(QupError, OSError):
             folder = Project(entry.project).machine(entry.name)
-            if any(item.template == template for item in list_snapshots(folder)):
+            if any(item.template == template for item in list_all(folder)):
                 yield f"{entry.project}: {entry.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.files import rotate_file
@@ -32,11 +32,13 @@ from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare, require_box
 from qup.runner.observe import CRASHED, Observation, observe
+from qup.runner.open_ports import NO_PORTS, OpenPorts, reopen
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_firmware, new_identity
-from qup.runner.provision import BEFORE
+from qup.runner.provision import ALWAYS, BEFORE
 from qup.runner.ready import wait_until_ready
+from qup.runner.save_point import drop_save_point
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.suspended import discard
 from qup.runner.warm import (
@@ -65,17 +67,27 @@ def connect(
     plan: Plan,
     state: State,
     engine: Engine,
+    ports: OpenPorts = NO_PORTS,
 ) -> tuple[State, list[MachineError]]:
-    """Open the forwards of a guest that was restored as the machine it was, and let it go.
+    """Open the forwards of a guest that was restored as the machine it was, those that it had
+    among them, and let it go.
 
     Returns:
         The state, and what could not be opened.
     """
-    return Starting(ctx, config, UpOptions(), folder).connect(plan, state, engine, None)
+    work = Starting(ctx, config, UpOptions(), folder, ports)
+    return work.connect(plan, state, engine, None)
 
 
+@dataclass
 class Starting(Work):
-    """A machine that is started."""
+    """A machine that is started.
+
+    Attributes:
+        ports: those that it shall have again.
+    """
+
+    ports: OpenPorts = NO_PORTS
 
     def start(self, seen: Observation) -> bool:
         """Start a machine that isn't running."""
@@ -90,6 +102,7 @@ class Starting(Work):
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
         if self.options.anew and old is not None:
+            drop_save_point(self.folder)
             discard_disks(self.folder)
             old = None
         watch.lap("preflight")
@@ -104,8 +117,11 @@ class Starting(Work):
             started = self.come_up(plan, box, old, origin)
         plan, state = started.plan, started.state
         left = [number for number, _ in enumerate(plan.provision, 1) if number not in started.done]
-        if self.provision(plan, state, numbers=left)[1]:
+        state, ran = self.provision(plan, state, numbers=left)
+        if ran:
             watch.lap("provision")
+        self.keep_save_point(plan, (*started.done, *ran))
+        watch.lap("save")
         template = started.origin.template
         self.note_timings(state, template.id if template else None)
         report(self.name, started.failures)
@@ -154,9 +170,9 @@ class Starting(Work):
         watch = self.ctx.watch
         state = prepare(self.ctx, self.config, self.folder, plan, box, old, base, key)
         if draft:
-            draft.copy_disk(self.folder.disk)
+            draft.copy_disks(self.folder)
         elif template and template.steps:
-            done = [step.mark for step in steps_of(plan) if step.run != "always"]
+            done = [step.mark for step in steps_of(plan) if step.run != ALWAYS]
             state = replace(state, provisioned=tuple(done))
         watch.lap("disk")
         state, ran = self.provision(plan, state, BEFORE)
@@ -270,7 +286,7 @@ class Starting(Work):
             if origin.reason:
                 phase.result += f"; cold boot: {origin.reason}"
             if template and template.steps:
-                skipped = len([step for step in steps_of(plan) if step.run != "always"])
+                skipped = len([step for step in steps_of(plan) if step.run != ALWAYS])
                 phase.result += f"; {skipped} step{'s' * (skipped > 1)} skipped"
             return engine
 
@@ -284,9 +300,10 @@ class Starting(Work):
         nic = plan.nics[plan.ssh_nic].plan
         place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
         if not nic.ssh_address and not nic.discover:
-            way_in = open_way_in(engine.control, plan)
+            way_in = open_way_in(engine.control, plan, self.ports.ssh)
             place = Place(way_in.address, way_in.host)
-        applied = apply_forwards(engine.control, plan, (), own=place.port)
+        reopen(self.ctx, engine.control, plan, self.ports, own=place.port)
+        applied = apply_forwards(engine.control, plan, self.ports.kept, own=place.port)
         write_kept(self.folder, applied.kept)
         if self.options.attach:
             console = RuntimeFolder.of(state.launch.runtime).console

@@ -36,6 +36,7 @@ PHASES = {
     "names": "neighbours' names",
     "first-boot": "the end of the guest's first boot",
     "provision": "provisioning steps",
+    "save": "saving it for 'qup reset'",
     "end": "the rest",
 }
 """The phases of a start in their order, each in a few words."""

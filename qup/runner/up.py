@@ -7,9 +7,7 @@ the next one.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
-from qup.errors import MachineError
 from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.runstate import Way
@@ -79,32 +77,6 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
 
 def _is_copied(seen: Observation, folder: MachineFolder) -> bool:
     return seen.state is not None and is_copy(seen.state, folder)
-
-
-def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
-    """Bring a machine back to where it was after its first ``up``: a new disk, restored from its
-    template if there is one, and all provisioning steps. It keeps its id, keys and addresses.
-
-    Raises:
-        MachineError: it was never up.
-        QupError: see :func:`up`. What could be known beforehand leaves the machine as it is.
-    """
-    began = time.monotonic()
-    folder = ctx.project.machine(config.name)
-    with ctx.lock(folder):
-        state = read_state(folder)
-        if state is None or is_copy(state, folder):
-            raise MachineError(
-                f"machine {config.name} was never up here: there is nothing to go back to",
-                hint=f"'qup up {config.name}' starts it",
-                machine=config.name,
-            )
-        work = Starting(ctx, config, replace(options, anew=True), folder)
-        work.check()
-        stop_locked(ctx, folder, observe(folder), force=True, timeout=0.0)
-        work.start(observe(folder))
-        data = observe(folder, thorough=False).to_dict()
-        ctx.emit(Finished(config.name, "reset", True, time.monotonic() - began, data))
 
 
 def check_start(ctx: Context, config: MachineConfig, options: UpOptions) -> None:

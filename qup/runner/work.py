@@ -17,6 +17,7 @@ from qup.runner.context import Context
 from qup.runner.foreground import Attach
 from qup.runner.prepare import identity_of, make_plan, new_identity
 from qup.runner.provision import DURING, Wanted, provision
+from qup.runner.save_point import is_lasting, keep_save_point
 from qup.runner.stopwatch import Timings, write_timings
 from qup.runner.warm import Origin
 
@@ -94,8 +95,8 @@ class Work:
         state: State,
         moments: Sequence[str] = DURING,
         numbers: Container[int] | None = None,
-    ) -> tuple[State, bool]:
-        """Run the provisioning steps of some moments; whether there were any."""
+    ) -> tuple[State, tuple[int, ...]]:
+        """Run the provisioning steps of some moments; the numbers of those that ran."""
         wanted = self.options.wanted
         return provision(
             self.ctx, self.config, plan, self.folder, state,
@@ -112,6 +113,11 @@ class Work:
         write_timings(self.folder, timings)
         total = round(timings.total, 3)
         self.ctx.emit(TimingsEvent(self.name, template, total, dict(timings.phases)))
+
+    def keep_save_point(self, plan: Plan, ran: Sequence[int]) -> None:
+        """Save the machine for ``reset``, if steps have made it what a start alone would not."""
+        if is_lasting(plan, ran, self.options.wanted) and not self.options.mortal:
+            keep_save_point(self.ctx, self.config, self.folder, plan)
 
 
 def report(machine: str, failures: list[MachineError]) -> None:

@@ -208,7 +208,7 @@ class TemplateCache:
             for name in names:
                 if name != RAM:
                     _flush(making / name)
-                if _IMAGE.fullmatch(name):
+                if is_image(name):
                     (making / name).chmod(0o444)
             files = {name: _describe_file(making / name, name == STATE) for name in names}
             data = {**asdict(template), "files": {name: asdict(f) for name, f in files.items()}}
@@ -340,7 +340,12 @@ class TemplateCache:
 
 def is_kept(name: str) -> bool:
     """Whether a file is a part of a template by its name."""
-    return name in FILES or _IMAGE.fullmatch(name) is not None
+    return name in FILES or is_image(name)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of a template is a disk, or what UEFI remembers, by its name."""
+    return _IMAGE.fullmatch(name) is not None
 
 
 def name_image(role: str) -> str:
