@@ -144,6 +144,7 @@ __all__ = [
     "Provisioner",
     "QupError",
     "Reference",
+    "RepeatingSource",
     "Report",
     "Result",
     "Seed",
@@ -389,6 +390,21 @@ class ChangingSource(BoxSource, Protocol):
 
         Raises:
             BoxError: nobody can be asked now. A new machine then takes the box.
+        """
+
+
+class RepeatingSource(BoxSource, Protocol):
+    """A box source that can fetch again what a project's ``qup.lock`` names, when there is
+    something newer already.
+    """
+
+    def fetch_pinned(
+        self, spec: BoxSpec, project: Path, into: Path, report: Report, url: str, sha256: str
+    ) -> Mapping[str, object] | Fetched:
+        """As ``fetch``, but the file with this SHA-256 that came from this address.
+
+        Raises:
+            BoxError: it can't be had any more.
         """
 
 

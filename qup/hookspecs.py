@@ -54,9 +54,10 @@ def qup_box_sources() -> Iterable[BoxSource]:  # type: ignore[empty-body]
     """Register where boxes come from.
 
     Called when a box is looked up. Built in: ``tiny`` and ``debian`` (made from the host's own
-    packages), ``image`` (a disk image's path), ``iso`` (an ISO's path or address, or a releases
+    packages), ``image`` and ``web`` (a disk image's path and address), ``vagrant`` (a catalog of
+    Vagrant's), ``iso`` (an ISO's path or address, or a releases
     API), ``boot2docker`` and ``rancheros``. A source with a method ``newer`` is a
-    :class:`ChangingSource`.
+    :class:`ChangingSource`, one with ``fetch_pinned`` a :class:`RepeatingSource`.
     """
 
 

@@ -17,7 +17,9 @@ from qup.api import (
     BoxError,
     BoxSource,
     BoxSpec,
+    Downloaded,
     Fetched,
+    OfflineError,
     Packaged,
     Reference,
     Report,
@@ -149,8 +151,14 @@ class Got:
         return Fetched(replace(made, user=user or made.user), self.details)
 
 
-def fetch_image(named: Reference, into: Path, report: Report) -> Got:
+def fetch_image(named: Reference, into: Path, report: Report, mirrors: Sequence[str] = ()) -> Got:
     """Fetch an image and make the box's disk of it.
+
+    Args:
+        named: where it is and what it has to be.
+        into: an empty folder.
+        report: takes lines about how far it is.
+        mirrors: where else the same file is, in the order in which they are asked.
 
     Raises:
         BoxError: it can't be had, or isn't what it should be.
@@ -159,7 +167,7 @@ def fetch_image(named: Reference, into: Path, report: Report) -> Got:
     if named.url.startswith(FILE):
         return fetch_file(named, into, report)
     packed = into / "download"
-    found = download(named.url, packed, digest=named.digest, report=report)
+    found = _download([named.url, *mirrors], packed, named.digest, report)
     if found.vouched is None:
         report(
             f"nobody says what {redact_url(named.url)} should be: trusting it this once; it has"
@@ -170,6 +178,26 @@ def fetch_image(named: Reference, into: Path, report: Report) -> Got:
     packed.unlink(missing_ok=True)
     details = {**asdict(found), "url": redact_url(found.url), **_renamed(made.details)}
     return Got(details, made.packaged)
+
+
+def _download(urls: Sequence[str], target: Path, digest: str | None, report: Report) -> Downloaded:
+    """Fetch a file from the first place that gives it."""
+    failed: list[BoxError] = []
+    for url in urls:
+        try:
+            return download(url, target, digest=digest, report=report)
+        except OfflineError:
+            raise
+        except BoxError as exc:
+            failed.append(exc)
+            if len(urls) > 1:
+                left = len(urls) - len(failed)
+                report(f"{exc.message}; {left} more {'place' if left == 1 else 'places'} to try")
+    error = failed[0]
+    if len(failed) > 1:
+        error.details = "\n".join(exc.message for exc in failed)
+        error.message = f"none of {len(failed)} places gives {redact_url(urls[0])}"
+    raise error
 
 
 def fetch_file(named: Reference, into: Path, report: Report) -> Got:

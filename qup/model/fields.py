@@ -159,6 +159,10 @@ BoxName = Annotated[
                         "url": {"type": "string", "description": "The image's address or path."},
                         "sha256": {"type": "string", "description": "Its digest."},
                         "format": {"enum": list(FORMATS), "description": "What it has to be."},
+                        "version": {
+                            "type": "string",
+                            "description": "Of a catalog's versions, such as '~> 1.2'.",
+                        },
                     },
                     "required": ["url"],
                     "additionalProperties": False,

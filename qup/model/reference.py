@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "vhdx")
 """What a disk image may be."""
 DIGEST = re.compile(r"(?:sha256:)?[0-9a-fA-F]{64}|(?:sha512:)?[0-9a-fA-F]{128}")
-KEYS = ("url", "sha256", "format")
+KEYS = ("url", "sha256", "format", "version")
+VERSION = re.compile(r"[0-9A-Za-z.<>=!~, -]{1,200}")
+"""What ``version`` may be made of: what it means is a catalog's business."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,19 @@ class Reference:
         url: its address or path.
         digest: ``sha256:<hex>`` or ``sha512:<hex>``.
         format: one of :data:`FORMATS`, when it is named.
+        version: which of the versions in a catalog, such as ``~> 1.2``.
     """
 
     url: str
     digest: str | None = None
     format: str | None = None
+    version: str | None = None
 
     def __str__(self) -> str:
-        """``URL#sha256=<hex>&format=raw``: what ``box`` may be, too."""
+        """``URL#sha256=<hex>&format=raw&version=1.2``: what ``box`` may be, too."""
         words = [self.digest.replace(":", "=", 1)] if self.digest else []
         words += [f"format={self.format}"] if self.format else []
+        words += [f"version={quote(self.version)}"] if self.version else []
         return f"{self.url}#{'&'.join(words)}" if words else self.url
 
 
@@ -41,20 +46,24 @@ def parse_reference(text: str) -> Reference:
         ValueError: what follows ``#`` is something else.
     """
     url, _, fragment = text.partition("#")
-    digest = format = None
+    digest = format = version = None
     for key, value in parse_qsl(fragment, keep_blank_values=True, separator="&"):
         if key in ("sha256", "sha512") and DIGEST.fullmatch(value):
             digest = f"{key}:{value.lower()}"
         elif key == "format" and value in FORMATS:
             format = value
+        elif key == "version" and VERSION.fullmatch(value):
+            version = value
         else:
             raise ValueError(
                 f"'#{fragment[:80]}' is not understood: it may be 'sha256=' and 64 hexadecimal"
-                f" digits, and 'format=' and one of {', '.join(FORMATS)}"
+                f" digits, 'format=' and one of {', '.join(FORMATS)}, and 'version=' for a catalog"
             )
-    if fragment and digest is None and format is None:
+    if fragment and digest is None and format is None and version is None:
         raise ValueError(f"'#{fragment[:80]}' is not understood")
-    return Reference(url, digest, format)
+    if version is not None and not url.partition("?")[0].lower().endswith(".json"):
+        raise ValueError("'version' is for a catalog, whose address ends in .json")
+    return Reference(url, digest, format, version)
 
 
 def reference_of(table: Mapping[str, object]) -> str:
@@ -79,8 +88,15 @@ def reference_of(table: Mapping[str, object]) -> str:
     format = table.get("format")
     if format is not None and format not in FORMATS:
         raise ValueError(f"'format' is one of {', '.join(FORMATS)}")
+    version = table.get("version")
+    if version is not None and not VERSION.fullmatch(str(version)):
+        raise ValueError("'version' is like '1.2', '~> 1.2' or '>= 1.2, < 2'")
     known = str(digest).lower().rpartition(":")[2] if digest is not None else ""
     algorithm = "sha512" if len(known) == 128 else "sha256"
-    return str(
-        Reference(url, f"{algorithm}:{known}" if known else None, str(format) if format else None)
+    named = Reference(
+        url,
+        f"{algorithm}:{known}" if known else None,
+        str(format) if format else None,
+        str(version) if version else None,
     )
+    return str(parse_reference(str(named)))

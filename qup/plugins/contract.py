@@ -176,7 +176,11 @@ KINDS = {
             "fetch": Answer((Mapping, Fetched)),
         },
         {"summary": _is_text},
-        optional={"newer": Answer((str, type(None))), "offers": Answer((Offer,), many=True)},
+        optional={
+            "newer": Answer((str, type(None))),
+            "offers": Answer((Offer,), many=True),
+            "fetch_pinned": Answer((Mapping, Fetched)),
+        },
     ),
     "guest seeder": Kind(
         "qup_guest_seeders",

@@ -65,6 +65,7 @@ BUILTIN = (
     "qup.builtin.catalog.source",
     "qup.builtin.box_debian",
     "qup.builtin.iso.source",
+    "qup.builtin.vagrant.source",
     "qup.builtin.box_image",
     "qup.builtin.seeder_nocloud",
     "qup.builtin.seeder_config_drive",

@@ -96,7 +96,11 @@ def _fetch(
     def report(text: str, **numbers: Any) -> None:
         ctx.emit(Progress(machine, text, **numbers))
 
-    details = source.fetch(spec, ctx.project.root, into, report)
+    details: Mapping[str, object] | Fetched
+    if pin is not None and (again := getattr(source, "fetch_pinned", None)) is not None:
+        details = again(spec, ctx.project.root, into, report, pin.url, pin.sha256)
+    else:
+        details = source.fetch(spec, ctx.project.root, into, report)
     check_pin(pin, details.details if isinstance(details, Fetched) else details)
     if spec.disk:
         images.inspect_header(into / DISK, "qcow2")

@@ -11,6 +11,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,6 +123,40 @@ def test_what_is_not_published_is_not_trusted(
     assert done.code == 8
     assert sha256(TWO) in done.stderr
     assert boxes(qup) == []
+
+
+def test_mirrors_are_asked_in_their_order(qup: Qup, project: Callable[..., Path], web: Web) -> None:
+    """One is gone, one has another file, the third has the very one; the digest decides."""
+    publish(web, ONE)
+    del web.files["/img/acme-x86_64.img"]
+    web.put("/second/acme-x86_64.img", TWO)
+    web.put("/third/acme-x86_64.img", ONE)
+    mirrors = [web.url(f"/{place}/acme-{{arch}}.img") for place in ("second", "third")]
+    folder = project()
+    (folder / "boxes.toml").write_text(catalog(web, more=f"mirrors = {json.dumps(mirrors)}\n"))
+    done = qup("box", "build", "acme/1").ok()
+    assert "2 more places to try" in done.stderr
+    assert "1 more place to try" in done.stderr
+    [box] = boxes(qup)
+    assert box["details"]["url"] == web.url("/third/acme-x86_64.img")
+    assert box["details"]["sha256"] == sha256(ONE)
+
+    web.files.pop("/third/acme-x86_64.img")
+    done = qup("box", "build", "--force", "acme/1")
+    assert done.code == 8
+    assert "none of 3 places" in done.stderr
+
+
+def test_many_at_once_fetch_a_box_once(qup: Qup, project: Callable[..., Path], web: Web) -> None:
+    """The others wait for the first, and use what it has got."""
+    publish(web, ONE)
+    folder = project()
+    (folder / "boxes.toml").write_text(catalog(web))
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: qup("box", "build", "acme/1", timeout=120), range(4)))
+    assert [one.code for one in done] == [0, 0, 0, 0]
+    assert len(web.requests("/img/acme-x86_64.img")) == 1
+    assert len(boxes(qup)) == 1
 
 
 def test_a_processor_that_a_box_is_not_for(tmp_path: Path) -> None:

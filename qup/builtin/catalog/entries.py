@@ -24,7 +24,9 @@ ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-KEYS = {"title", "user", "url", "sums", "sha256", "format", "arches", "note", "recipe", "version"}
+KEYS = {"title", "user", "url", "mirrors", "sums", "sha256", "format", "arches", "note", "recipe",
+        "version"}  # fmt: skip
+LISTS = ("arches", "recipe", "mirrors")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Entry:
         title: one line about it.
         user: the account that gets the key; empty for the one that the image means, or ``qup``.
         url: where the image is, with ``{arch}`` and ``{deb}`` for the processor.
+        mirrors: where else the same file is, in the order in which they are asked.
         sums: where its digest is published.
         digest: ``sha256:<hex>``; then ``sums`` isn't needed.
         format: what the image has to be.
@@ -58,6 +61,7 @@ class Entry:
     title: str = ""
     user: str = ""
     url: str = ""
+    mirrors: tuple[str, ...] = ()
     sums: str = ""
     digest: str | None = None
     format: str | None = None
@@ -132,7 +136,7 @@ def _read_entry(name: str, table: Any, origin: str) -> Entry:
         raise wrong("it is no table")
     if unknown := sorted(set(table) - KEYS):
         raise wrong(f"{', '.join(unknown)} is not known; there are {', '.join(sorted(KEYS))}")
-    texts = {key: value for key, value in table.items() if key not in ("arches", "recipe")}
+    texts = {key: value for key, value in table.items() if key not in LISTS}
     if odd := [key for key, value in texts.items() if not isinstance(value, str)]:
         raise wrong(f"{', '.join(odd)} has to be text")
     arches = table.get("arches", list(ARCHES))
@@ -140,6 +144,9 @@ def _read_entry(name: str, table: Any, origin: str) -> Entry:
         raise wrong(f"'arches' is a list of {', '.join(ARCHES)}")
     if not USER.fullmatch(table.get("user", "qup")):
         raise wrong(f"{table['user']!r} is no user's name")
+    mirrors = table.get("mirrors", [])
+    if not isinstance(mirrors, list) or not all(isinstance(url, str) for url in mirrors):
+        raise wrong("'mirrors' is a list of addresses")
     recipe = _read_recipe(table.get("recipe"), wrong)
     if (recipe is None) == ("url" not in table):
         raise wrong("it needs either 'url' or 'recipe'")
@@ -149,7 +156,7 @@ def _read_entry(name: str, table: Any, origin: str) -> Entry:
     texts.pop("version", None)
     return Entry(
         name, origin, digest=digest and f"sha256:{digest.lower()}", arches=tuple(arches),
-        recipe=recipe, **texts,
+        mirrors=tuple(mirrors), recipe=recipe, **texts,
     )  # fmt: skip
 
 

@@ -84,7 +84,8 @@ class Catalog:
         named = Reference(
             entry.address(entry.url, spec.arch), find_published(entry, spec.arch), entry.format
         )
-        got = fetch_image(named, into, report)
+        mirrors = [entry.address(url, spec.arch) for url in entry.mirrors]
+        got = fetch_image(named, into, report, mirrors)
         details = {
             **got.details,
             "published": named.digest,
