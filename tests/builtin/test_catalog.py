@@ -70,6 +70,8 @@ def test_qups_own_catalog_is_sound() -> None:
                          "alpine", "freebsd"):  # fmt: skip
         assert any(name.startswith(f"{distribution}/") for name in names), distribution
     for entry in entries:
+        if entry.recipe:  # made here, from the host's own sources
+            continue
         for arch in entry.arches:
             url, sums = entry.address(entry.url, arch), entry.address(entry.sums, arch)
             assert urlsplit(url).scheme == urlsplit(sums).scheme == "https", entry

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import inspect
 import re
 import shlex
@@ -156,15 +156,13 @@ def test_the_reference_has_every_command() -> None:
 # --- Qupfiles -------------------------------------------------------------------------------
 
 
-def hello() -> types.ModuleType:
-    """The tutorial's plugin, installed or not."""
-    path = ROOT / "plugins" / "qup-hello" / "qup_hello" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("qup_hello", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def first_party() -> list[types.ModuleType]:
+    """Our own plugins, installed or not."""
+    folders = sorted(path.parent for path in (ROOT / "plugins").glob("*/pyproject.toml"))
+    for folder in folders:
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    return [importlib.import_module(folder.name.replace("-", "_")) for folder in folders]
 
 
 def load_text(text: str, registry: Plugins) -> Config:
@@ -178,7 +176,7 @@ def test_qupfiles_are_valid(block: Code) -> None:
         assert set(data["project"]["entry-points"]) == {"qup"}
         return
     assert data.keys() <= {"machine", "machines"}
-    assert load_text(block.text, plugins_with(hello())).machines
+    assert load_text(block.text, plugins_with(*first_party())).machines
 
 
 # --- plugins --------------------------------------------------------------------------------
