@@ -36,6 +36,7 @@ STEP = "docker"
 """The provisioner's name."""
 
 app = typer.Typer(
+    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -171,7 +172,7 @@ def regenerate_certs(
         typer.echo(f"{machine.name}: the next 'qup up' makes new ones ({exc.message})", err=True)
         return
     qup = [sys.executable, "-m", "qup", "-C", str(machine.project)]
-    step = ["provision", machine.name, "--provision-with", STEP]
+    step = ["provision", machine.name, "--with", STEP]
     done = follow([*qup, *step], lambda line: typer.echo(line, err=True), timeout=None)
     if done.code != 0:
         raise QupError(
@@ -255,7 +256,12 @@ def _reach(machine: ProjectMachine) -> tuple[str, int]:
     Raises:
         MachineError: the machine doesn't run, is no Docker host, or its engine doesn't answer.
     """
-    address, port = machine.reach(PORT)
+    try:
+        address, port = machine.reach(PORT)
+    except MachineError as exc:
+        if exc.hint and not machine.folder(STEP).is_dir():
+            exc.hint += f"; a Docker host has a step '{STEP} = true' in its Qupfile"
+        raise
     ask_version(_own_folder(machine), address, port)
     return address, port
 

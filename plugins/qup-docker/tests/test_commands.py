@@ -156,7 +156,7 @@ def test_certificates_are_forgotten_then_made(
 
     monkeypatch.setattr(commands, "follow", follow)
     said("regenerate-certs", "-y")
-    assert ran[0][3:] == ["-C", str(machine.project), "provision", "web", "--provision-with",
+    assert ran[0][3:] == ["-C", str(machine.project), "provision", "web", "--with",
                           "docker"]  # fmt: skip
     assert not (machine.own / "server.pem").exists()
     assert (machine.own / "key.pem").exists()
