@@ -189,10 +189,23 @@ def _print_plan(name: str, item: Plan) -> None:
     }
     if item.provision:
         rows["provision"] = ", ".join(map(_describe_step, item.provision))
+        rows["templates"] = _describe_templates(item)
     for extra in item.extra:
         rows[extra.origin] = " ".join(extra.words)
     for key, value in rows.items():
         typer.echo(f"  {key:<13} {value}")
+
+
+def _describe_templates(item: Plan) -> str:
+    """Which steps a new machine need not run, where others have run them, and why no more."""
+    known = item.template
+    if known is None or known.obstacle or not known.steps:
+        reason = known and (known.obstacle or known.steps_obstacle)
+        return "no step comes with one" + (f": {reason}" if reason else "")
+    names = ", ".join(item.provision[number - 1].name for number in known.steps)
+    return f"{names} can come with one" + (
+        f", no more: {known.steps_obstacle}" if known.steps_obstacle else ""
+    )
 
 
 def _describe_step(step: ProvisionStep) -> str:

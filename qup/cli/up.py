@@ -153,11 +153,12 @@ def reset(
     *,
     overrides: Overrides,
 ) -> None:
-    """Bring machines back to where they were after their first `up`, running or not.
+    """Bring machines back to where they were after the last `up` that provisioned them.
 
-    Everything that was written to their disks since is lost. They get a new disk, are restored
-    from their template if they can have one, and all provisioning steps run. Names, keys, ids
-    and addresses stay. This is what a test suite does between two tests.
+    Memory and disk are what they were then, and what was done since is lost, whether the machine
+    runs or not. Names, keys, addresses and ports stay. Steps that run at each `up` run now, too.
+    A machine whose hardware or steps have changed in the Qupfile is made anew, and so is one of
+    which nothing could be saved. This is what a test suite does between two tests.
 
     Examples: `qup reset`, `qup reset web`
     """

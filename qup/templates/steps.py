@@ -97,6 +97,8 @@ def _find_obstacle(step: ProvisionStep, plan: Plan, after: Sequence[str]) -> str
     before = [other.name for other in plan.provision if other.on not in MOMENTS]
     if before:
         return f"{before[0]} may change on this computer what the steps use"
+    if plan.folders:
+        return f"its steps may read the folder {plan.folders[0].guest}"
     if step.share:
         return None
     others = [nic.mode for nic in plan.nics if nic.plan.netdev.get("type") != USER]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from qup.model.folders import FolderPlan
 from qup.model.network import NicPlan
 from qup.model.plan import Plan, ProvisionStep, TemplatePlan
 from qup.templates.steps import add_steps, describe_provisioned
@@ -89,6 +90,12 @@ def test_steps_that_may_talk_to_others_are_shared_only_where_that_is_said() -> N
     )
     assert planned(A, after=("db",)).steps_obstacle == "its steps may talk to db"
     assert planned(step("a", share="name"), after=("db",), plan=plan).steps == (1,)
+
+
+def test_steps_that_may_read_folders_are_nobody_elses() -> None:
+    plan = replace(PLAN, folders=(FolderPlan("folder0", ".", "/srv/app", "copy"),))
+    found = planned(step("a", share="name"), plan=plan)
+    assert (found.steps, found.steps_obstacle) == ((), "its steps may read the folder /srv/app")
 
 
 def test_no_option_is_kept() -> None:
