@@ -4,8 +4,8 @@
 # It lies in the template; what a restored guest is told are the words that it needs, as the second
 # serial port is slow: hostname, old_hostname, instance, old_instance, machine_id, public_key and
 # old_public_key (the base64 in the middle of a line), comment and old_comment (its end),
-# host_key, host_public_key, addresses (lines of "card's-old-mac old/prefix new/prefix") and macs
-# (lines of "old new").
+# host_key, host_public_key, addresses (lines of "card's-old-mac old/prefix new/prefix"), macs
+# (lines of "old new") and moved (the old mac of each card whose DHCP server is another one now).
 #
 # It is for any guest with sshd; what a guest doesn't have is skipped. The time and the random
 # pool are right already.
@@ -161,6 +161,15 @@ replace_in_network() { # old new
         /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*
 }
 
+# systemd-networkd remembers the machine id that it makes its DHCP client id of. It is replaced by
+# one that reads it anew, and before it sees that a card is another one: it would drop the lease.
+networkd=
+for file in /sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.procs \
+    /sys/fs/cgroup/systemd/system.slice/systemd-networkd.service/cgroup.procs; do
+    [ ! -f "$file" ] || read -r networkd <"$file" || :
+done
+[ ! "$networkd" ] || kill -STOP "$networkd"
+
 # Routes stay as long as the card has an address: the new one moves up when the old one goes.
 while read -r mac old new; do
     [ "$mac" ] && find_card "$mac" || continue
@@ -184,11 +193,16 @@ while read -r old new; do
             ip link set "$card" up
         }
         echo "$notified" >"$notify"
+        case " $moved" in # box tiny's DHCP client sees to it by itself
+        *" $old"*) [ "$tiny" ] || ip -4 addr flush dev "$card" scope global dynamic ;;
+        esac
     fi
     replace_in_network "$old" "$new"
 done <<END
 $macs
 END
+# systemd starts it again at once, as after any failure.
+[ ! "$networkd" ] || kill -KILL "$networkd"
 
 # --- services that have learned what was ----------------------------------------------------
 
@@ -215,8 +229,6 @@ else
     elif [ "$systemd" ]; then
         systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
     fi
-    # systemd-networkd sees by itself that a card has another address, and asks for its lease
-    # anew; starting it anew would take the network away for seconds.
     sync >/dev/null 2>&1 </dev/null &
 fi
 echo 'qup: done'

@@ -53,6 +53,7 @@ class Persona:
         public_key: the line that lets its owner in.
         macs: the addresses of its network cards, in their order.
         addresses: the fixed IP addresses of each card, with their prefixes.
+        shared: for each card, whether its DHCP server is one that others have, too.
     """
 
     hostname: str
@@ -60,19 +61,24 @@ class Persona:
     public_key: str
     macs: tuple[str, ...]
     addresses: tuple[tuple[str, ...], ...]
+    shared: tuple[bool, ...]
 
     @classmethod
     def of(cls, plan: Plan, user_key: KeyPair) -> Self:
         """The one that a plan gives."""
         macs = tuple(nic.mac for nic in plan.nics)
         addresses = tuple(nic.plan.address.addresses for nic in plan.nics)
-        return cls(plan.seed.hostname, plan.seed.instance_id, user_key.public, macs, addresses)
+        shared = tuple(
+            nic.plan.address.dhcp and nic.plan.netdev.get("type") != "user" for nic in plan.nics
+        )
+        seed = plan.seed
+        return cls(seed.hostname, seed.instance_id, user_key.public, macs, addresses, shared)
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
         """The one that was written as JSON."""
-        addresses = tuple(map(tuple, data["addresses"]))
-        return cls(**{**data, "macs": tuple(data["macs"]), "addresses": addresses})
+        lists = {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, **lists, "addresses": tuple(map(tuple, data["addresses"]))})
 
 
 def _script(name: str, variables: dict[str, str]) -> str:
@@ -112,6 +118,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
         for one, other in zip(before, after, strict=True)
         if one != other
     ]
+    moved = [mac for mac, shared in zip(old.macs, new.shared, strict=True) if shared]
     return (
         _set(
             {
@@ -129,6 +136,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
                 "dropbear_key": "".join(f"\\{byte:03o}" for byte in write_for_dropbear(host_key)),
                 "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),
                 "addresses": "\n".join(addresses),
+                "moved": " ".join(moved),
             }
         )
         + ". ./body\n"

@@ -29,9 +29,11 @@ from qup.guest.identity import (
 from qup.guest.keys import make_key_pair, write_for_dropbear
 
 SOURCE = Path(refresh.__file__).with_name("refresh.S")
-OLD = Persona("qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",), ((),))
+OLD = Persona(
+    "qup-template", "i-old", "ssh-ed25519 AAAAold qup:x", ("52:54:00:00:00:01",), ((),), (False,)
+)
 NEW = Persona(
-    "web.example", "i-new", "ssh-ed25519 AAAAnew+/= qup:web", ("52:54:00:00:00:02",), ((),)
+    "web.example", "i-new", "ssh-ed25519 AAAAnew+/= qup:web", ("52:54:00:00:00:02",), ((),), (True,)
 )
 
 
@@ -84,6 +86,7 @@ def test_scripts_are_shell_and_quote_what_they_are_given() -> None:
             words = [shell, "sh", "-n"] if shell == "busybox" else [shell, "-n"]
             subprocess.run(words, input=text, text=True, check=True)
     assert "macs='52:54:00:00:00:01 52:54:00:00:00:02'" in script
+    assert "moved=52:54:00:00:00:01" in script
     assert "hostname=web.example\n" in script
     assert "old_public_key=AAAAold\n" in script
     assert "old_comment=qup:x\n" in script
