@@ -317,7 +317,7 @@ class _Restoring:
         reason = None
         if waiting:  # before it does any cryptography
             reason = refresh(keys, runtime, self.name, waiting=True, login=login)
-        state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events)
+        state = wait_until_ready(self.ctx, self.folder, plan, state, engine.events, listening=True)
         if not waiting or reason:
             reason = refresh(keys, runtime, self.name, waiting=False, login=login)
         if reason:
