@@ -17,7 +17,7 @@ from qup.paths import SshFolder
 PRESENT = "command -v cloud-init"
 BORDER = "----- what it printed -----"
 SCRIPT = f"""\
-cloud-init status --wait >/dev/null 2>&1
+[ -e /run/cloud-init/result.json ] || cloud-init status --wait >/dev/null 2>&1
 cat /run/cloud-init/result.json 2>/dev/null
 echo
 echo '{BORDER}'

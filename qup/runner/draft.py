@@ -34,7 +34,7 @@ from qup.runner.observe import observe
 from qup.runner.prepare import emulator_for, new_identity
 from qup.runner.snapshots import DRAFT, clear_mark, forget_origin, read_mark, write_mark
 from qup.runner.stillness import make_wait
-from qup.runner.stop import stop_locked
+from qup.runner.stop import clean_up, stop_locked
 from qup.store import forget
 from qup.templates.cache import DISK, RAM, STATE, VARS, Template, is_image
 from qup.templates.steps import describe_provisioned
@@ -220,5 +220,6 @@ def discard_saved(ctx: Context, folder: MachineFolder, state: State) -> bool:
     if not any(item.id == template for item in ctx.templates.templates()):
         clear_mark(folder, DRAFT)
         return False
+    clean_up(ctx, folder, state)
     discard_machine(folder, state)
     return True

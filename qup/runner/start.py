@@ -218,6 +218,8 @@ class Starting(Work):
                 self.ctx.tell(self.name, "the memory is the original's: this one boots")
             fresh = new_identity(self.name)
             return replace(old, id=fresh.id, uuid=fresh.uuid, launch=None)
+        if old is not None and discard_saved(self.ctx, self.folder, old):
+            return None
         if old is None or old.launch is None:
             return old
         if seen.status == CRASHED:
@@ -227,8 +229,6 @@ class Starting(Work):
             # Cut off between being the template's guest and being itself: it never was.
             forget(old.id)
             self.folder.state.unlink(missing_ok=True)
-            return None
-        if discard_saved(self.ctx, self.folder, old):
             return None
         return old.with_launch(None)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.vm.lab import SMALL, Lab, open_lab
+from tests.vm.stops import go_on, stopped
 
 pytestmark = pytest.mark.vm
 
@@ -173,3 +174,52 @@ def test_a_step_that_fails_leaves_the_machine_for_a_look(lab: Lab) -> None:
     finally:
         lab("destroy", "-y", "twin").ok()
         lab.write(SMALL + STEPS + MACHINES)
+
+
+@pytest.mark.parametrize(
+    ("at", "path", "outcome"),
+    [
+        ("open", "/files/ram", "skipped"),  # nothing has run
+        ("open", "/files/state", "cold boot: it has a disk"),  # the guest has no network any more
+        ("os.rename", "/files", "cold boot: it has a disk"),  # QEMU is gone
+        ("os.remove", "/web/state.json", "skipped"),  # the template is there
+    ],
+)
+def test_killed_while_it_is_made(cache: Path, at: str, path: str, outcome: str) -> None:
+    name = f"{at}-{len(path)}".replace(".", "-")
+    machine = SMALL.replace("[machine]", f'[machine]\nhostname = "{name}"')
+    with open_lab(cache, machine + STEPS + MACHINES) as lab:
+        lab.templates = True
+        (lab.folder / "app").write_text("version 1\n")
+        with stopped(lab, "up", "web", at=at, path=path) as process:
+            process.kill()
+            process.wait()
+        said = lab("up", "web").ok().stderr
+        assert outcome in said
+        assert lab.sh(RAN, "web").split() == ["log", "each"]
+        assert len(lab.qemus()) == 1
+        # Nobody has the keys of a template.
+        lab("destroy", "-y", "web").ok()
+        lab("up", "web").ok()
+        assert lab.sh(RAN, "web").split() == ["log", "each"]
+        assert not list((cache / "templates").glob(".making-*"))
+
+
+def test_two_at_once_run_the_steps_once(cache: Path) -> None:
+    text = SMALL.replace("[machine]", '[machine]\nhostname = "both"') + STEPS
+    with open_lab(cache, text, "one") as one, open_lab(cache, text, "two") as two:
+        for lab in (one, two):
+            lab.templates = True
+            (lab.folder / "app").write_text("version 1\n")
+        with stopped(one, "up", at="open", path="/files/state") as first:
+            second = two.spawn("up")
+            assert second.stdout is not None
+            for line in second.stdout:
+                if "waiting for the provisioned template" in line:
+                    break
+            assert go_on(first) == 0
+            said = second.communicate(timeout=120)[0]
+        assert second.returncode == 0, said
+        assert SKIPPED.search(said), said
+        assert one.sh(MADE) == two.sh(MADE)
+        assert one.sh("cat /etc/machine-id") != two.sh("cat /etc/machine-id")
