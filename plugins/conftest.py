@@ -19,8 +19,10 @@ from tests.conftest import (
     vm_cache,
     vm_project,
 )
+from tests.vm.conftest import debian_cache
 
 __all__ = [
+    "debian_cache",
     "project",
     "pytest_collection_modifyitems",
     "qup",

@@ -461,6 +461,12 @@ class Guest(Protocol):
         """A script in the guest that sets the variables of ``[machine.env]``, if there are any."""
 
     @property
+    def peers(self) -> Mapping[str, Path]:
+        """The machines of the project that are up, this one among them: by name, as
+        :attr:`ssh_config` each.
+        """
+
+    @property
     def time_left(self) -> float | None:
         """Seconds that the step may still take; None for any number."""
 
@@ -514,7 +520,8 @@ class Provisioner(Protocol):
 
     More may be left out. ``on_host = True`` says that it runs programs on this computer:
     then it may run before the machine is up, and does so at each ``up`` unless the Qupfile
-    says otherwise. ``default_run`` is the step's ``run`` when the Qupfile has none: ``always`` for
+    says otherwise. With ``needs_guest = True`` beside it, it works on a guest all the same, and
+    only on one that is up. ``default_run`` is the step's ``run`` when the Qupfile has none: ``always`` for
     one that looks first and is quick when there is nothing to do. ``by_content = True`` says that
     what a step leaves in a guest follows from its options and :meth:`digest` alone and holds
     nothing that is one machine's own, such as a key or an address: a guest in which it has run may
@@ -524,6 +531,8 @@ class Provisioner(Protocol):
     takes a forward, the plan gets one from a free port of 127.0.0.1, unless the Qupfile has one.
     ``risk(options, project)`` returns what a step of a stranger's Qupfile could do to this
     computer, or None; what is returned needs ``qup trust``.
+    ``problems(options, project, host)`` returns what a step lacks on this computer, each a
+    :class:`Problem`: the machine is not started then.
     """
 
     @property

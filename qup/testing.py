@@ -164,6 +164,7 @@ class FakeGuest:
         modes: the permissions of what was put there.
         folder: a folder of this computer for the provisioner; a test gives it one that exists.
         ways: where this computer reaches the guest's ports.
+        others: names of other machines that are up.
     """
 
     name: str = "default"
@@ -173,6 +174,7 @@ class FakeGuest:
     modes: dict[str, int] = field(default_factory=dict)
     folder: Path = Path("/machine/provisioners/none")
     ways: dict[int, tuple[str, int]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
     _results: list[tuple[tuple[str, ...], Result]] = field(default_factory=list, repr=False)
 
     def on(self, *beginning: str, stdout: str = "", stderr: str = "", code: int = 0) -> None:
@@ -182,12 +184,18 @@ class FakeGuest:
     @property
     def ssh_config(self) -> Path:
         """A path where nothing is."""
-        return Path("/machine/ssh/config")
+        return Path("/machine", self.name, "ssh/config")
 
     @property
     def environment(self) -> str | None:
         """There are no variables."""
         return None
+
+    @property
+    def peers(self) -> Mapping[str, Path]:
+        """It is alone, unless a test has put others into :attr:`others`."""
+        names = sorted({self.name, *self.others})
+        return {name: Path("/machine", name, "ssh/config") for name in names}
 
     @property
     def time_left(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from qup import process
@@ -34,6 +34,7 @@ class SshGuest:
         reach: Callable[[int], tuple[str, int]],
         timeout: float | None = None,
         environment: str | None = None,
+        find_peers: Callable[[], Mapping[str, Path]] = dict,
     ) -> None:
         """Reach a machine.
 
@@ -52,6 +53,7 @@ class SshGuest:
         self._reach = reach
         self._timeout = timeout
         self._environment = environment
+        self._find_peers = find_peers
         self._began = time.monotonic()
 
     @property
@@ -78,6 +80,11 @@ class SshGuest:
     def reach(self, port: int) -> tuple[str, int]:
         """Where a port of the guest is reached; see :class:`qup.api.Guest`."""
         return self._reach(port)
+
+    @property
+    def peers(self) -> Mapping[str, Path]:
+        """The machines of the project that are up; see :class:`qup.api.Guest`."""
+        return {**self._find_peers(), self._machine: self.ssh_config}
 
     @property
     def time_left(self) -> float | None:

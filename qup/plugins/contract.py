@@ -200,6 +200,7 @@ KINDS = {
         optional={
             "risk": Answer((str, type(None))),
             "ports": Answer((int,), many=True, fault=_fault_of_ports),
+            "problems": Answer((Problem,), many=True),
         },
     ),
     "command": Kind(

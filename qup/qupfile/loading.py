@@ -295,8 +295,10 @@ class _Machine:
         options = self.validate(found.options, value, (*path, name), f"provisioner {name!r}")
         if options is None or not isinstance(step, StepSettings):
             return None
-        if step.on == "before-up" and not getattr(found, "on_host", False):
-            self.refuse((*path, "on"), f"{name!r} runs in the guest, which is not up before 'up'")
+        on_host, needs = getattr(found, "on_host", False), getattr(found, "needs_guest", False)
+        if step.on == "before-up" and (needs or not on_host):
+            does = "works on" if needs else "runs in"
+            self.refuse((*path, "on"), f"{name!r} {does} the guest, which is not up before 'up'")
         return ProvisionerUse(name, options, step)
 
     def validate(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TextIO
 
-from qup.errors import ProvisionError, UsageError
+from qup.errors import HostError, ProvisionError, UsageError
 from qup.guest.session import SshGuest
 from qup.model.config import Config, MachineConfig, ProvisionerUse
 from qup.model.environment import PLACE
@@ -19,7 +20,8 @@ from qup.paths import MachineFolder, SshFolder, runtime_folder
 from qup.process import TooLong
 from qup.runner.context import Context
 from qup.runner.endpoint import find_way
-from qup.store import write_state
+from qup.runner.observe import observe
+from qup.store import machine_names, write_state
 
 BEFORE, DURING = ("before-up",), ("up", "after-up")
 """The moments of steps, in their order."""
@@ -77,6 +79,30 @@ def check_names(names: Sequence[str], config: Config) -> None:
                 f"no machine has a provisioning step {name!r}",
                 hint=f"there is: {', '.join(sorted(known))}" if known else "there is none at all",
             )
+
+
+def check_steps(
+    ctx: Context, config: MachineConfig, plan: Plan, done: Sequence[str], wanted: Wanted
+) -> None:
+    """Make sure that the steps which are to run have what they need of this computer.
+
+    Raises:
+        HostError: with all that is missing.
+    """
+    problems = []
+    for use, step in zip(config.provision, plan.provision, strict=True):
+        find = getattr(ctx.plugins.provisioners[use.name], "problems", None)
+        if find and wanted.takes(step, done):
+            problems += [(step, it) for it in find(use.options, ctx.project.root, ctx.host)]
+    if problems:
+        step, first = problems[0]
+        several = [f"{step.name}: {it.message} ({it.hint})" for step, it in problems]
+        raise HostError(
+            f"machine {config.name}: provisioning step {step.name} can't run: {first.message}",
+            details="\n".join(several) if len(several) > 1 else None,
+            hint=f"{first.hint}; --no-provision starts the machine without it",
+            machine=config.name,
+        )
 
 
 def provision(
@@ -156,6 +182,7 @@ def _run_step(
         reach=lambda port: find_way(folder, port),
         timeout=step.timeout,
         environment=PLACE if config.settings.env else None,
+        find_peers=lambda: _find_peers(ctx),
     )
     provisioner = ctx.plugins.provisioners[use.name]
     where = "on this computer" if step.on_host else "provisioning"
@@ -175,6 +202,16 @@ def _run_step(
                 hint=_advise(machine, step, path, exc.hint),
                 machine=machine,
             ) from exc
+
+
+def _find_peers(ctx: Context) -> dict[str, Path]:
+    """Configuration for OpenSSH by name, of each machine of the project that is up."""
+    folders = [ctx.project.machine(name) for name in machine_names(ctx.project)]
+    return {
+        folder.name: SshFolder(folder.ssh).config
+        for folder in folders
+        if observe(folder, thorough=False).ready
+    }
 
 
 def _advise(machine: str, step: ProvisionStep, log: object, hint: str | None) -> str:

@@ -36,7 +36,7 @@ from qup.runner.open_ports import NO_PORTS, OpenPorts, reopen
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_firmware, new_identity
-from qup.runner.provision import ALWAYS, BEFORE
+from qup.runner.provision import ALWAYS, BEFORE, check_steps
 from qup.runner.ready import wait_until_ready
 from qup.runner.save_point import drop_save_point
 from qup.runner.stop import clean_up, stop_locked
@@ -98,6 +98,8 @@ class Starting(Work):
         plan = self.plan(old, box.spec, box.digest)
         watch.lap("plan")
         check_computer(self.ctx, self.config, self.folder, plan)
+        done = old.provisioned if old and not self.options.anew else ()
+        check_steps(self.ctx, self.config, plan, done, self.options.wanted)
         if old is not None:
             tell_obstacles(self.ctx, self.folder, plan.to_dict())
         announce_display(self.ctx, self.config, plan)
@@ -201,6 +203,8 @@ class Starting(Work):
         plan = self.plan(state, box.spec, box.digest)
         itself = Itself(own, display_of(read_plan(self.folder)))
         check_computer(self.ctx, self.config, self.folder, plan, itself)
+        done = state.provisioned if state and not self.options.anew else ()
+        check_steps(self.ctx, self.config, plan, done, self.options.wanted)
         if state is not None:
             base = find_base(self.ctx, box, state)
             check_disk(self.name, self.folder.disk, base, plan.disk.size or 0)
