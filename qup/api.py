@@ -521,9 +521,9 @@ class Provisioner(Protocol):
     More may be left out. ``on_host = True`` says that it runs programs on this computer:
     then it may run before the machine is up, and does so at each ``up`` unless the Qupfile
     says otherwise. With ``needs_guest = True`` beside it, it works on a guest all the same, and
-    only on one that is up. ``default_run`` is the step's ``run`` when the Qupfile has none: ``always`` for
-    one that looks first and is quick when there is nothing to do. ``by_content = True`` says that
-    what a step leaves in a guest follows from its options and :meth:`digest` alone and holds
+    only on one that is up. ``default_run`` is the step's ``run`` when the Qupfile has none:
+    ``always`` for one that looks first and is quick when there is nothing to do.
+    ``by_content = True`` says that what a step leaves in a guest follows from its options and :meth:`digest` alone and holds
     nothing that is one machine's own, such as a key or an address: a guest in which it has run may
     become a template for other machines, in which it does not run then.
 

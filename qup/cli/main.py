@@ -75,6 +75,7 @@ COMMANDS = {
     "list": Entry("look", "list_machines"),
     "ls": Entry("look", "list_machines", hidden=True),
     "ssh": Entry("ssh", "ssh", takes_words=True),
+    "cp": Entry("copy", "cp"),
     "ssh-config": Entry("ssh", "ssh_config"),
     "logs": Entry("logs", "logs"),
     "console": Entry("console", "console"),

@@ -69,7 +69,7 @@ class Roster(NamedTuple):
             return list(self.names)
         for name in names:
             if name not in self.names:
-                raise self._unknown(name)
+                raise self.unknown(name)
         return list(dict.fromkeys(names))
 
     def choose_one(self, name: str | None) -> str:
@@ -89,7 +89,8 @@ class Roster(NamedTuple):
             hint="name one, or set 'primary = true' for one in the Qupfile",
         )
 
-    def _unknown(self, name: str) -> UsageError:
+    def unknown(self, name: str) -> UsageError:
+        """The error for a machine that isn't there."""
         import difflib  # only for the error
 
         if not self.members and self.problem:

@@ -22,6 +22,7 @@ VERBS = {
     "qup reload",
     "qup reset",
     "qup provision",
+    "qup cp",
     "qup destroy",
     "qup box build",
     "qup suspend",
