@@ -20,6 +20,13 @@ from qup.runner.roster import Roster, read_roster
 
 WITH_VALUE = frozenset("BbcDEeFIiJLlmOoPpQRSWw")
 """Options of ssh that take a value (``ssh(1)``)."""
+FORWARDING = frozenset("ADLRwXY")
+"""Options that forward something: over a shared connection it would stay after the end, and the
+agent would be that of whoever opened the connection."""
+FORWARDING_KEYS = ("dynamicforward", "forward", "localforward", "remoteforward", "tunnel")
+"""Beginnings of what does the same behind ``-o`` (``ssh_config(5)``)."""
+CONTROL = frozenset("MOS")
+"""Options about the shared connection itself."""
 
 
 Words = Annotated[
@@ -66,7 +73,7 @@ def split_words(words: Sequence[str], roster: Roster) -> tuple[str, list[str], l
         word = rest.pop(0)
         if word.startswith("-") and word != "-":
             options.append(word)
-            if len(word) == 2 and word[1] in WITH_VALUE and rest:
+            if read_option(word)[1] == "" and rest:
                 options.append(rest.pop(0))
         elif names:
             raise UsageError(
@@ -76,6 +83,33 @@ def split_words(words: Sequence[str], roster: Roster) -> tuple[str, list[str], l
         else:
             names.append(word)
     return roster.choose_one(names[0] if names else None), options, remote
+
+
+def read_option(word: str) -> tuple[str, str | None]:
+    """The letters of a word with options, such as ``-NL``, and the value behind the last one:
+    empty if it is the next word, None if there is none.
+    """
+    for at, letter in enumerate(word[1:], 1):
+        if letter in WITH_VALUE:
+            return word[1 : at + 1], word[at + 1 :]
+    return word[1:], None
+
+
+def needs_own_connection(options: Sequence[str]) -> bool:
+    """Whether these options of ssh mean nothing good on a connection that others share."""
+    rest, own = list(options), False
+    while rest:
+        letters, value = read_option(rest.pop(0))
+        if value == "" and rest:
+            value = rest.pop(0)
+        if CONTROL.intersection(letters):
+            return False
+        key = (value or "").strip().lower()
+        if letters.endswith("o") and key.startswith("controlpath"):
+            return False
+        own = own or not FORWARDING.isdisjoint(letters)
+        own = own or (letters.endswith("o") and key.startswith(FORWARDING_KEYS))
+    return own
 
 
 def _replace_by_ssh(
@@ -89,7 +123,9 @@ def _replace_by_ssh(
         raise MachineError(
             f"machine {folder.name} is still starting", hint="'qup status' shows how far it is"
         )
-    if not guest_ssh.master_is_open(runtime):
+    if needs_own_connection(options):
+        options = ["-S", "none", *options]
+    elif not guest_ssh.master_is_open(runtime):
         guest_ssh.spawn_master(keys, folder.name)
     remote = guest_ssh.with_environment(keys, remote)
     words = guest_ssh.command(keys, folder.name, options, remote)

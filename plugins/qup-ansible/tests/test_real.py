@@ -171,19 +171,3 @@ def test_a_playbook_that_never_ends(lab: Lab) -> None:
     assert done.code == 11, done
     assert "did not finish within 4 s" in done.stderr
     assert lab.sh("echo fine", "c") == "fine\n"
-
-
-def test_plain_ansible_takes_ssh_config(lab: Lab) -> None:
-    """As docs/how-to/ssh.md says it."""
-    config = lab.folder / ".qup" / "ssh_config"
-    config.write_text(lab("ssh-config", "a", "b").ok().stdout)
-    done = subprocess.run(
-        [
-            *(Path(sys.executable).parent / "ansible", "all", "-i", "a,b,", "-m", "raw"),
-            *("-a", "hostname", "--ssh-common-args", f"-F {config}"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("rc=0") == 2
