@@ -523,9 +523,10 @@ class Provisioner(Protocol):
     says otherwise. With ``needs_guest = True`` beside it, it works on a guest all the same, and
     only on one that is up. ``default_run`` is the step's ``run`` when the Qupfile has none:
     ``always`` for one that looks first and is quick when there is nothing to do.
-    ``by_content = True`` says that what a step leaves in a guest follows from its options and :meth:`digest` alone and holds
-    nothing that is one machine's own, such as a key or an address: a guest in which it has run may
-    become a template for other machines, in which it does not run then.
+    ``by_content = True`` says that what a step leaves in a guest follows from its options and
+    :meth:`digest` alone and holds nothing that is one machine's own, such as a key or an address:
+    a guest in which it has run may become a template for other machines, in which it does not run
+    then.
 
     ``ports(options)`` returns TCP ports of the guest that this computer is to reach: where that
     takes a forward, the plan gets one from a free port of 127.0.0.1, unless the Qupfile has one.
