@@ -9,7 +9,7 @@ from qup.model.plan import Plan
 from qup.runner.draft import Draft, hold_making
 from qup.runner.golden import NoTemplate
 from qup.runner.observe import observe
-from qup.runner.warm import Origin, find_template, make_room
+from qup.runner.warm import Origin, find_template, make_room, remove_older
 from qup.runner.work import Started
 from qup.store import read_state
 from qup.templates.cache import Template
@@ -47,6 +47,7 @@ def start_for_others(work: Starting, plan: Plan, box: Box, origin: Origin) -> St
         made = _run_for_others(work, first, box, draft)
     if isinstance(made, Started):
         return made
+    remove_older(work.ctx, made)
     make_room(work.ctx, keep=made.id)
     return work.come_up(work.plan(None, box.spec, box.digest), box, None, Origin(made))
 

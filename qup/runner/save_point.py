@@ -47,12 +47,19 @@ def describe_steps(plan: Plan) -> str:
     return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
 
-def is_lasting(plan: Plan, ran: Iterable[int], wanted: Wanted) -> bool:
-    """Whether steps that ran have made a machine another one than the next ``up`` would."""
-    numbers = list(ran)
+def is_lasting(folder: MachineFolder, plan: Plan, ran: Iterable[int], wanted: Wanted) -> bool:
+    """Whether steps that ran have made a machine what the next ``up`` would not make of it.
+
+    A step that runs at each ``up`` is no reason to save it each time. Where nobody knows what it
+    leaves behind, as with one that installs something unless it is there, its first time is.
+    """
+    steps = [plan.provision[number - 1] for number in ran]
     if not wanted.plain:
-        return bool(numbers)
-    return any(plan.provision[number - 1].run != ALWAYS for number in numbers)
+        return bool(steps)
+    if any(step.run != ALWAYS for step in steps):
+        return True
+    known = any(item.name == SAVE_POINT for item in list_all(folder))
+    return not known and any(not (step.by_content or step.on_host) for step in steps)
 
 
 def keep_save_point(

@@ -123,7 +123,7 @@ def publish(folder: MachineFolder, snapshot: Snapshot) -> Snapshot:
     names = sorted(str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file())
     sizes = {name: (draft / name).stat().st_size for name in names}
     snapshot = replace(snapshot, files=sizes)
-    old = [item for item in list_snapshots(folder) if item.name == snapshot.name]
+    old = [item for item in list_all(folder) if item.name == snapshot.name]
     try:
         for path in draft.rglob("*"):
             if path.is_file():

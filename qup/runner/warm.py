@@ -44,6 +44,8 @@ QUOTA = 20 * units.GIB
 GRACE = 600.0
 """Seconds after its last use in which a template is not removed to make room: a machine that
 is being made from it may not have said so yet."""
+OLDER_VERSIONS = 3
+"""Templates of earlier versions of the same provisioning steps that are kept."""
 RESTORE_TIMEOUT = 20.0
 REFRESH_TIMEOUT = 10.0
 BECOME_TIMEOUT = 90.0
@@ -323,6 +325,27 @@ def make_room(ctx: Context, *, keep: str) -> None:
             total -= ctx.templates.size(template)
             ctx.templates.remove(template)
             ctx.note("", f"template {template.id} removed to make room")
+
+
+def remove_older(ctx: Context, template: Template) -> None:
+    """Remove what earlier versions of a template's steps have left, but for a few: whoever works
+    on a script would have a template of each try.
+    """
+    alike = {key: value for key, value in template.visible.items() if key != "steps"}
+    with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+        found = [
+            item
+            for item in ctx.templates.templates()
+            if item.steps
+            and alike == {key: value for key, value in item.visible.items() if key != "steps"}
+            and item.id != template.id
+        ]
+        found.sort(key=ctx.templates.last_used, reverse=True)
+        for item in found[OLDER_VERSIONS:]:
+            recent = time.time() - ctx.templates.last_used(item) < GRACE
+            if not recent and not find_users(item):
+                ctx.templates.remove(item)
+                ctx.note("", f"template {item.id} removed: its steps have changed since")
 
 
 def find_base(

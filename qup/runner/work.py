@@ -116,7 +116,7 @@ class Work:
 
     def keep_save_point(self, plan: Plan, ran: Sequence[int]) -> None:
         """Save the machine for ``reset``, if steps have made it what a start alone would not."""
-        if is_lasting(plan, ran, self.options.wanted) and not self.options.mortal:
+        if is_lasting(self.folder, plan, ran, self.options.wanted) and not self.options.mortal:
             keep_save_point(self.ctx, self.config, self.folder, plan)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,17 @@ def ctx(tmp_path: Path) -> Context:
     return Context(Project(tmp_path))
 
 
-def make(ctx: Context, number: int, used: float) -> Template:
-    """A template of 1 MiB that was used last at that time."""
+def make(ctx: Context, number: int, used: float, steps: str = "") -> Template:
+    """A template of 1 MiB that was used last at that time; one in which such steps have run."""
     key = f"{number:032x}"
     folder = ctx.templates.making_folder(key) / "web"
     folder.mkdir(parents=True)
     (folder / RAM).write_bytes(os.urandom(MIB))
     (folder / STATE).write_bytes(b"state")
     (folder / DISK).write_bytes(b"disk")
-    made = ctx.templates.publish(
-        folder, Template(f"{number:012x}", key, {}, "tiny", "d" * 64, {}, boot_id="b")
-    )
+    visible = {"memory_mib": 256, **({"steps": [1, steps]} if steps else {})}
+    template = Template(f"{number:012x}", key, visible, "tiny", "d" * 64, {}, boot_id="b")
+    made = ctx.templates.publish(folder, replace(template, steps=(steps,) if steps else ()))
     ctx.templates.making_folder(key).rmdir()
     os.utime(ctx.templates.folder(made.id) / "used", (used, used))
     return made
@@ -68,6 +69,18 @@ def test_what_is_needed_or_was_just_used_stays(
     warm.make_room(ctx, keep=kept.id)
     left = {item.id for item in ctx.templates.templates()}
     assert left == {needed.id, recent.id, kept.id}
+
+
+def test_few_earlier_versions_of_steps_stay(ctx: Context) -> None:
+    booted = make(ctx, 1, OLD)
+    versions = [make(ctx, 2 + number, OLD + number, f"version {number}") for number in range(7)]
+    use(ctx, versions[0], "web")
+    recent = make(ctx, 20, time.time(), "of a moment ago")
+    warm.remove_older(ctx, versions[-1])
+    left = {item.id for item in ctx.templates.templates()}
+    # The recent one is the first of the three.
+    kept = [versions[0], versions[4], versions[5], versions[6], recent, booted]
+    assert left == {item.id for item in kept}
 
 
 def test_the_quota(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
