@@ -23,6 +23,8 @@ PATHS = (CA, CERTIFICATE, KEY, DAEMON, KEYS, UNIT)
 PACKAGES = ("docker.io", "apparmor")
 """Debian's engine, and what it needs where the kernel has AppArmor: without ``apparmor_parser`` no
 container starts there."""
+CLIENT_PACKAGE = "docker-cli"
+"""Since Debian 13 the engine comes without the client, through which ``docker -H ssh://`` goes."""
 
 LISTEN = "-H tcp://0.0.0.0:2376 --tlsverify"
 
@@ -151,9 +153,10 @@ def write_installation(facts: Facts) -> str | None:
     """
     if not facts.get("apt"):
         return None
-    packages = shlex.join(PACKAGES)
     return f"""set -e
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
-apt-get -q install --yes --no-install-recommends {packages}
+client=
+! apt-cache show {CLIENT_PACKAGE} >/dev/null 2>&1 || client={CLIENT_PACKAGE}
+apt-get -q install --yes --no-install-recommends {shlex.join(PACKAGES)} $client
 """

@@ -44,6 +44,7 @@ active=active
 addresses
 2: eth0    inet 10.0.2.15/24 metric 1024 brd 10.0.2.255 scope global dynamic eth0
 2: eth0    inet6 fec0::5054:ff:fe12:3456/64 scope site dynamic
+2: eth0    inet6 2001:db8::99/64 scope global temporary dynamic
 3: docker0    inet 172.17.0.1/16 brd 172.17.255.255 scope global docker0
 digests
 lines
