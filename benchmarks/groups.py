@@ -10,6 +10,7 @@ from benchmarks.cases import measure_commands, measure_ssh, measure_start
 from benchmarks.crowd import measure_crowd
 from benchmarks.outcome import Outcome
 from benchmarks.peers import measure_peers
+from benchmarks.provisioned import measure_provisioned
 from benchmarks.warm import DEBIAN, TINY, measure_warm
 from benchmarks.workshop import Workshop
 
@@ -36,6 +37,7 @@ GROUPS: Mapping[str, Group] = {
     "ssh": Group(measure_ssh, 21, 5),
     "start": Group(measure_start, 9, 2),
     "warm": Group(partial(measure_warm, guest=TINY), 9, 2),
+    "provisioned": Group(measure_provisioned, 7, 2),
     "crowd": Group(measure_crowd, 3, 1),
     "peers": Group(measure_peers, 5, 1),
     "debian": Group(partial(measure_warm, guest=DEBIAN), 3, 1, heavy=True),
