@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 
 from qup.model.box import BoxSpec
 from qup.model.config import FolderSettings, MachineConfig
-from qup.model.folders import AUTO, COPY, MOUNTED, ROOT, USER, VIRTIOFS, FolderPlan, Owner
-
-TCG = "tcg"
+from qup.model.folders import AUTO, COPY, MOUNTED, FolderPlan
 
 
 @dataclass(frozen=True)
@@ -18,14 +16,9 @@ class FolderFacts:
 
     Attributes:
         obstacles: why a type can't work on this computer, by type; what isn't here can.
-        accelerator: the accelerator's name.
-        inside: for each folder that has something in it which no guest may see, such as
-            ``.qup``: why it can't be hidden from a mount here.
     """
 
     obstacles: Mapping[str, str] = field(default_factory=dict)
-    accelerator: str = TCG
-    inside: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_folders(config: MachineConfig, box: BoxSpec, facts: FolderFacts) -> tuple[FolderPlan, ...]:
@@ -45,6 +38,7 @@ def _plan(index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts) 
         host=folder.host,
         guest=folder.guest,
         type=kind,
+        chosen=folder.type == AUTO,
         reason=reason,
         read_only=folder.read_only,
         exclude=folder.exclude,
@@ -58,32 +52,21 @@ def _choose(folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> tuple[s
         return COPY, "what is mounted is there as a whole, and this folder has 'exclude'"
     reasons: list[str] = []
     for kind in MOUNTED:
-        obstacle = find_obstacle(kind, folder.host, box, facts)
+        obstacle = find_obstacle(kind, box, facts)
         if obstacle is None:
             return kind, "; ".join(reasons)
         reasons.append(f"not {kind}: {obstacle}")
     return COPY, "; ".join(reasons)
 
 
-def find_obstacle(kind: str, host: str, box: BoxSpec, facts: FolderFacts) -> str | None:
+def find_obstacle(kind: str, box: BoxSpec, facts: FolderFacts) -> str | None:
     """Why a folder had better not be mounted by a type; None if it may.
 
     Args:
         kind: one of :data:`~qup.model.folders.MOUNTED`.
-        host: the folder, as the Qupfile names it.
         box: the machine's box.
         facts: what is known of this computer.
     """
     if box.mounts is not None and kind not in box.mounts:
         return f"box {box.name} has no driver for it"
-    if kind in facts.obstacles:
-        return facts.obstacles[kind]
-    if kind == VIRTIOFS and facts.accelerator == TCG:
-        # Code that QEMU has translated is not translated anew when virtiofsd replaces the page.
-        return "emulation does not notice what another process writes into the guest's memory"
-    return facts.inside.get(host)
-
-
-def owner_for(user: str) -> Owner:
-    """The numbers of the account that a guest is logged in to, before it can be asked."""
-    return ROOT if user == "root" else USER
+    return facts.obstacles.get(kind)

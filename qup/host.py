@@ -121,6 +121,18 @@ class LocalHost:
             self._remember("programs", _fingerprint(path), facts)
         return tuple(facts["displays"])
 
+    def qemu_has_device(self, program: str, device: str) -> bool:
+        """Whether a QEMU program was built with a device."""
+        facts = self._facts(program)
+        known = dict(facts.get("devices", {}))
+        if device not in known:
+            path = self._find(program)
+            done = run([path, "-device", f"{device},help"], check=False, timeout=QUESTION_TIMEOUT)
+            known[device] = done.code == 0
+            self._known[_fingerprint(path)] = facts = {**facts, "devices": known}
+            self._remember("programs", _fingerprint(path), facts)
+        return bool(known[device])
+
     def machine_types(self, program: str) -> Mapping[str, str]:
         """The machine types of a QEMU program: every name, and the versioned one it means."""
         types: dict[str, str] = self._facts(program)["machines"]

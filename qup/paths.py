@@ -271,6 +271,11 @@ class RuntimeFolder(NamedTuple):
         return self.root / "vnc"
 
     @property
+    def folders(self) -> Path:
+        """Empty folders, in which QEMU, and nobody else, sees those that the guest mounts."""
+        return self.root / "folders"
+
+    @property
     def ssh_master(self) -> Path:
         return self.root / "ssh.sock"
 
@@ -285,6 +290,10 @@ class RuntimeFolder(NamedTuple):
         for path in (*sockets, self.ssh_master, self.ssh):
             with contextlib.suppress(OSError):
                 path.unlink()
+        with contextlib.suppress(OSError):
+            for place in self.folders.iterdir():
+                place.rmdir()
+            self.folders.rmdir()
         with contextlib.suppress(OSError):
             self.root.rmdir()
 

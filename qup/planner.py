@@ -337,8 +337,10 @@ def _disks_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _folder_in_words(folder: Mapping[str, Any]) -> str:
-    return str(FolderPlan(**folder))
+def _folders_in_words(plan: Mapping[str, Any]) -> str:
+    """Folders that are mounted: those that are copied need no restart."""
+    folders = (FolderPlan(**folder) for folder in plan.get("folders", ()))
+    return "; ".join(str(folder) for folder in folders if folder.mounted)
 
 
 def _disk_in_words(disk: Mapping[str, Any]) -> str:
@@ -378,7 +380,7 @@ def _in_words(plan: Mapping[str, Any]) -> dict[str, str]:
             "qemu.cpu": plan["cpu"],
             "qemu.display": (plan.get("display") or {"value": NONE})["value"],
             "qemu.firmware": "uefi" if plan["firmware"] else "bios",
-            "folders": "; ".join(map(_folder_in_words, plan.get("folders", ()))) or "none",
+            "folders": _folders_in_words(plan) or "none",
             "qemu.args": " ".join(word for item in plan["extra"] for word in item["words"]),
         }
     except (KeyError, TypeError, ValueError):  # written by another version of qup

@@ -83,7 +83,7 @@ def describe_box(
         cmdline=recipe.CMDLINE.format(console=recipe.ARCHES[arch].console),
         efi=True,
         buses=("virtio", "ide", "sata"),
-        mounts=("virtiofs", "9p"),
+        mounts=("9p",),
     )
 
 

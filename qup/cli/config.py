@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -264,7 +265,8 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
     layout = layout_for(
         item, folder, box, program, sockets=sockets, firmware=firmware and firmware.code
     )
-    arguments = build(item, layout)
+    folders = {one.id: context.project.root / one.host for one in item.folders}
+    arguments = build(item, replace(layout, folders=folders))
     if as_json:
         print_json(
             {"machine": name, "arguments": [{"words": a.words, "origin": a.origin}

@@ -69,6 +69,7 @@ COMMANDS = {
     "snapshot": Entry("snapshot", "app"),
     "run": Entry("run", "run"),
     "provision": Entry("up", "provision"),
+    "sync": Entry("sync", "sync"),
     "destroy": Entry("stop", "destroy"),
     "rm": Entry("stop", "destroy", hidden=True),
     "status": Entry("look", "status"),

@@ -31,8 +31,8 @@ class BoxSpec:
             has to come behind it.
         buses: the drives it has drivers for, of ``virtio``, ``ide`` and ``sata``; empty if
             that isn't known.
-        mounts: the types of folders that its kernel can mount, of ``virtiofs`` and ``9p``; None
-            if that isn't known.
+        mounts: the types of folders that its kernel can mount, such as ``9p``; None if that
+            isn't known.
     """
 
     name: str

@@ -141,10 +141,10 @@ class FolderSettings(Settings):
         description="The folder on this computer; its path is relative to the Qupfile."
     )
     guest: GuestFolder = Field(description="Where the guest has it: an absolute path.")
-    type: Literal["auto", "virtiofs", "9p", "rsync", "tar", "sftp"] = Field(
+    type: Literal["auto", "9p", "rsync", "tar", "sftp"] = Field(
         default="auto",
-        description="How it gets there: mounted by 'virtiofs' or '9p', or copied by 'rsync', 'tar'"
-        " or 'sftp'. 'auto' takes the first that works, in this order, and says why.",
+        description="How it gets there: mounted by '9p', or copied by 'rsync', 'tar' or 'sftp'."
+        " 'auto' takes the first that works, in this order, and says why.",
     )
     read_only: bool = Field(
         default=False, description="Whether the guest can't change what is mounted."
@@ -165,6 +165,9 @@ class FolderSettings(Settings):
     def _check_type(self) -> FolderSettings:
         if "\0" in self.host or any("\0" in item for item in self.exclude):
             raise ValueError("a path has no NUL character")
+        for pattern in self.exclude:
+            if pattern.startswith("!") or not pattern.strip("/"):
+                raise ValueError(f"{pattern!r} is no pattern of what is left out")
         if self.type in MOUNTED:
             for key, value in (("exclude", self.exclude), ("delete", self.delete)):
                 if value:

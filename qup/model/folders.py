@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 AUTO = "auto"
-VIRTIOFS, NINEP = "virtiofs", "9p"
-MOUNTED = (VIRTIOFS, NINEP)
+NINEP = "9p"
+MOUNTED = (NINEP,)
 """Types that mount the folder itself: a change on one side is there on the other at once."""
 COPY = "copy"
 """In a plan: the guest gets a copy, by the best way that it has; it is asked when it is up."""
@@ -39,7 +39,8 @@ class FolderPlan:
         host: the folder, as the Qupfile names it.
         guest: where the guest has it.
         type: one of :data:`MOUNTED` or :data:`COPYING`, or :data:`COPY`.
-        reason: why it is of this type, if it was left to qup; else empty.
+        chosen: the type was left to qup: what a guest can't mount is copied then.
+        reason: what was against better types.
         read_only: the guest can't change the folder; a copy never leads back to it.
         exclude: patterns of what is not copied.
         delete: remove from the copy what isn't in the folder, whoever put it there.
@@ -49,6 +50,7 @@ class FolderPlan:
     host: str
     guest: str
     type: str
+    chosen: bool = False
     reason: str = ""
     read_only: bool = False
     exclude: tuple[str, ...] = ()
@@ -61,3 +63,8 @@ class FolderPlan:
     def __str__(self) -> str:
         extra = " read-only" if self.read_only else ""
         return f"{self.host} -> {self.guest} ({self.type}{extra})"
+
+
+def owner_for(user: str) -> Owner:
+    """The numbers of the account that a guest is logged in to, before it can be asked."""
+    return ROOT if user == "root" else USER

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
+from qup.model.folders import NINEP
 from qup.model.network import NOWHERE, SSH_MODE, Tap
 from qup.model.plan import Nic, Plan
 from qup.model.seed import SeedForm
 from qup.qemu.drives import describe_drives, file_node
+from qup.qemu.shares import describe_share
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
@@ -71,6 +73,8 @@ class Layout:
             be taken away before the guest is saved (:func:`qup.qemu.migration.unplug_networks`).
         inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that don't read it from a CD.
+        folders: where QEMU finds each folder that it serves (``folder0``).
+        secrets: folders of qup's own, which no guest may see.
     """
 
     program: Path
@@ -86,6 +90,8 @@ class Layout:
     unpluggable: bool = False
     inherit: tuple[int, ...] = ()
     seed_share: Path = Path("seed")
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    secrets: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,7 @@ def _arguments(plan: Plan, layout: Layout) -> Iterator[Argument]:
         yield Argument(("-device", "pvpanic-pci"), "qup: a kernel's panic is told")
         yield Argument(("-action", "panic=pause"), "qup: a kernel's panic can be looked at")
     yield from _graphics(plan)
+    yield from _folders(plan, layout)
     if layout.incoming:
         yield Argument(("-incoming", "defer"), "qup: restored")
     yield Argument(("-S",), "qup: forwards are added before the guest runs")
@@ -327,6 +334,15 @@ def _seed_files(form: SeedForm, layout: Layout) -> Iterator[Argument]:
     for name in form.oem_strings:
         string = {"type": "11", "path": os.fspath(layout.seed_share / name)}
         yield Argument(("-smbios", option_string("", string)), "qup: seed")
+
+
+def _folders(plan: Plan, layout: Layout) -> Iterator[Argument]:
+    """They come last, so that no other device has another place because of them."""
+    for folder in plan.folders:
+        if folder.type == NINEP:
+            backend, device = describe_share(folder, layout.folders[folder.id])
+            yield Argument(("-fsdev", option_string(*backend)), "folders")
+            yield Argument(("-device", option_string(*device)), "folders")
 
 
 def netdev_name(index: int) -> str:

@@ -13,20 +13,23 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qup.errors import MachineError
+from qup.errors import HostError, MachineError
 from qup.files import explain_os_error
+from qup.model.folders import owner_for
 from qup.model.plan import Plan
 from qup.model.state import TapLink
+from qup.namespaces import View, prepare_view
 from qup.paths import MachineFolder, RuntimeFolder, create_runtime
 from qup.process import describe_exit, end_with_parent, missing_program, quote
 from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.qemu.refusals import explain_refusal
+from qup.qemu.shares import Shares, prepare_shares
 from qup.qemu.tap import OpenTap, open_tap
 
 GREETING_TIMEOUT = 20.0
@@ -104,11 +107,16 @@ def start(
         taps = {name: stack.enter_context(opened) for name, opened in _open_taps(plan)}
         fds = {name: tap.fd for name, tap in taps.items()}
         numbers["vnc"] = runtime.vnc
-        arguments = build(plan, replace(layout, sockets=numbers, taps=fds))
+        shares = Shares(layout.folders)
+        if not layout.folders:
+            owner = owner_for(plan.seed.user)
+            shares = prepare_shares(plan.folders, owner, layout.secrets, runtime, cwd)
+        filled = replace(layout, sockets=numbers, taps=fds, folders=shares.paths)
+        arguments = build(plan, filled)
         argv = [word for argument in arguments for word in argument.words]
         listening = [item.fileno() for item in sockets.values()]
         inherited = [alive, *listening, *fds.values(), *layout.inherit]
-        process = _spawn(argv, log, cwd, inherited, mortal=mortal)
+        process = _spawn(argv, log, cwd, inherited, mortal=mortal, view=shares.view)
     engine = _greet(process, plan.identity.name, runtime, log)
     if plan.display is not None and plan.display.private:
         with contextlib.suppress(FileNotFoundError):
@@ -139,7 +147,7 @@ def _listen(path: Path) -> Iterator[socket.socket]:
 
 
 def _spawn(
-    argv: list[str], log: Path, cwd: Path, fds: list[int], *, mortal: bool
+    argv: list[str], log: Path, cwd: Path, fds: list[int], *, mortal: bool, view: View | None
 ) -> subprocess.Popen[bytes]:
     try:
         with log.open("ab") as output:
@@ -155,12 +163,37 @@ def _spawn(
                 start_new_session=True,
                 umask=0o077,
                 # No thread of ours runs at that time.
-                preexec_fn=end_with_parent(signal.SIGKILL) if mortal else None,  # noqa: PLW1509
+                preexec_fn=_prepare(view, mortal=mortal),  # noqa: PLW1509
             )
+    except subprocess.SubprocessError as exc:
+        raise HostError(
+            "QEMU can't be shown the folders that the guest is to mount",
+            details=read_words(log),
+            hint="'type = \"tar\"' in [[machine.folders]] copies them instead",
+        ) from exc
     except FileNotFoundError as exc:
         raise missing_program(argv[0]) from exc
     except OSError as exc:
         raise explain_os_error("start", Path(argv[0]), exc) from exc
+
+
+def _prepare(view: View | None, *, mortal: bool) -> Callable[[], object] | None:
+    """What a child does before it becomes QEMU."""
+    if view is None:
+        return end_with_parent(signal.SIGKILL) if mortal else None
+    enter = prepare_view(view)
+    # A process that changes what it may do is forgotten to be somebody's: that comes second.
+    bind = end_with_parent(signal.SIGKILL) if mortal else lambda: None
+
+    def prepare() -> None:
+        try:
+            enter()
+        except OSError as exc:
+            os.write(2, f"{exc.filename}: {exc.strerror}\n".encode(errors="surrogateescape"))
+            raise
+        bind()
+
+    return prepare
 
 
 def _greet(

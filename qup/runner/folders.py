@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
 
+from qup.errors import GuestError
 from qup.folders import FolderFacts
+from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
 from qup.model.config import MachineConfig
-from qup.model.folders import MOUNTED
+from qup.model.folders import AUTO, MOUNTED, NINEP, FolderPlan, owner_for
+from qup.model.plan import Plan
 from qup.model.state import State
+from qup.namespaces import find_obstacle as find_view_obstacle
 from qup.paths import MachineFolder
+from qup.runner.changes import read_plan
 from qup.runner.context import Context
+from qup.runner.copies import Copying, link_to, runtime_of
 
 
-def gather_facts(ctx: Context, config: MachineConfig, accelerator: str) -> FolderFacts:
-    """What the types of a machine's folders depend on."""
-    del ctx, config
-    return FolderFacts(dict.fromkeys(MOUNTED, "it is not there yet"), accelerator)
+def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
+    """What the types of a machine's folders depend on; asked only where there are any."""
+    folders = config.settings.folders
+    if not any(folder.type in (AUTO, *MOUNTED) for folder in folders):
+        return FolderFacts()
+    program = config.settings.qemu.program
+    obstacles = {}
+    reason = find_view_obstacle()
+    if reason is not None:
+        # Then .qup would be seen by the guest, and files would belong to strangers.
+        obstacles[NINEP] = f"QEMU can't be shown what the guest may see: {reason}"
+    elif not ctx.host.qemu_has_device(program, "virtio-9p-pci"):
+        obstacles[NINEP] = f"{program} was built without it"
+    return FolderFacts(obstacles)
 
 
-def detach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]) -> None:
-    """Unmount what is mounted, so that a guest can be saved with its memory.
+def find_problems(
+    ctx: Context, config: MachineConfig, plan: Plan
+) -> Iterator[tuple[str, str | None]]:
+    """Why folders that are to be mounted can't be, where qup has not chosen that; each with what
+    to do.
+    """
+    facts = gather_facts(ctx, config)
+    for folder in plan.folders:
+        if folder.chosen or folder.type not in facts.obstacles:
+            continue
+        reason = facts.obstacles[folder.type]
+        hint = "leave 'type' out, and the best that works is taken"
+        yield f"folder {folder.host} can't be mounted by {folder.type}: {reason}", hint
 
-    Does nothing for a machine without mounted folders, or with none mounted.
+
+class Attached(NamedTuple):
+    """What came of mounting: the ids of folders that the guest can't mount, and that are to be
+    copied; whether any was mounted.
+    """
+
+    rest: tuple[str, ...]
+    changed: bool
+
+
+def attach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]) -> Attached:
+    """Mount what isn't mounted, also what was detached; folders that are mounted stay so.
 
     Args:
         ctx: the surroundings.
@@ -31,12 +70,104 @@ def detach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str,
         plan: the plan that was carried out, as :meth:`qup.model.plan.Plan.to_dict` gives it.
 
     Raises:
+        GuestError: the guest can't mount a folder, and it wasn't left to qup how it gets it.
+    """
+    link, rest, changed = link_to(folder, runtime_of(state)), [], False
+    for item in mounted_of(plan):
+        try:
+            with ctx.phase(folder.name, "mount", f"mounting {item.host} at {item.guest}") as phase:
+                found = mount_folder(link, item)
+                phase.result = item.type if found.fresh else "it was mounted"
+                changed = changed or found.fresh
+        except CannotMount as exc:
+            if not item.chosen:
+                raise
+            ctx.tell(folder.name, f"{item.host} is copied, not mounted: {exc.message}")
+            rest.append(item.id)
+            continue
+        owner = owner_for(str(state.user))
+        if found.fresh and found.owner != owner:
+            ctx.tell(
+                folder.name,
+                f"{item.guest} belongs to user {owner.uid} of the guest, and ssh's user"
+                f" {state.user} is {found.owner.uid} there",
+                level="warning",
+                hint="only root and that user can write to what is yours",
+            )
+    return Attached(tuple(rest), changed)
+
+
+def detach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]) -> None:
+    """Unmount what is mounted, so that a guest can be saved with its memory.
+
+    Does nothing for a machine without mounted folders, or with none mounted.
+
+    Args: as of :func:`attach`.
+
+    Raises:
         GuestError: a program in the guest uses a folder; those before it are mounted again.
     """
+    link = link_to(folder, runtime_of(state))
+    for item in mounted_of(plan):
+        try:
+            unmount_folder(link, item)
+        except GuestError:
+            attach(ctx, folder, state, plan)
+            raise
 
 
-def attach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]) -> None:
-    """Mount again what was detached; folders that are mounted stay so.
+@contextmanager
+def away(
+    ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]
+) -> Iterator[None]:
+    """Have nothing mounted while the body runs. The guest runs before and after.
 
-    Args: as of :func:`detach`.
+    Args: as of :func:`attach`.
+
+    Raises:
+        GuestError: a program in the guest uses a folder.
     """
+    ready = state.launch is not None and state.launch.ready
+    if not ready or not mounted_of(plan):
+        yield
+        return
+    detach(ctx, folder, state, plan)
+    try:
+        yield
+    except BaseException:
+        with suppress(GuestError):
+            attach(ctx, folder, state, plan)
+        raise
+    attach(ctx, folder, state, plan)
+
+
+def mounted_of(plan: Mapping[str, Any]) -> list[FolderPlan]:
+    """The mounted folders of a plan that was carried out."""
+    found = [FolderPlan(**item) for item in plan.get("folders", ())]
+    return [item for item in found if item.mounted]
+
+
+def bring_folders(ctx: Context, folder: MachineFolder, plan: Plan, state: State) -> bool:
+    """Mount and copy a machine's folders; whether there was anything to do.
+
+    Args:
+        ctx: the surroundings.
+        folder: the machine's folder.
+        plan: the plan for now. What is mounted is by the plan that was carried out.
+        state: the machine, which runs and is ready.
+    """
+    copied, changed = bring_mounts(ctx, folder, plan, state)
+    if copied:
+        changed = Copying(ctx, link_to(folder, runtime_of(state)), copied).run() or changed
+    return changed
+
+
+def bring_mounts(
+    ctx: Context, folder: MachineFolder, plan: Plan, state: State
+) -> tuple[tuple[FolderPlan, ...], bool]:
+    """Mount what is mounted; returns the folders that have to be copied, and whether any was
+    mounted.
+    """
+    rest, changed = attach(ctx, folder, state, read_plan(folder))
+    copied = (item for item in plan.folders if not item.mounted or item.id in rest)
+    return tuple(copied), changed

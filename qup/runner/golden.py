@@ -189,7 +189,10 @@ class _Making:
             self.golden, self.folder, box, program, firmware=firmware and firmware.code
         )
         memory = Memory(str(self.folder.root / RAM), share=True)
-        layout = replace(layout, memory=memory, unpluggable=True)
+        # Who mounts a folder before the guest is somebody sees an empty one.
+        empty = make_private(self.folder.root / "folders")
+        places = {item.id: empty for item in self.golden.folders}
+        layout = replace(layout, memory=memory, unpluggable=True, folders=places)
         with self.ctx.phase(self.name, "launch", "starting QEMU for a template") as phase:
             cwd = self.folder.root
             engine = start(self.golden, layout, self.folder, self.runtime, cwd, mortal=True)

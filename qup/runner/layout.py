@@ -9,9 +9,17 @@ from pathlib import Path
 from qup.boxes.cache import ISO
 from qup.model.drives import FURTHER
 from qup.model.plan import Disk, Plan
-from qup.paths import MachineFolder
+from qup.paths import (
+    MachineFolder,
+    Project,
+    cache_root,
+    config_root,
+    runtime_root,
+    state_root,
+)
 from qup.qemu.argv import Layout
 from qup.runner import drives
+from qup.store import indexed
 
 
 def layout_for(
@@ -45,7 +53,15 @@ def layout_for(
         sockets=sockets or {},
         sandbox=sys.platform == "linux",
         seed_share=folder.seed_share,
+        secrets=find_secrets(folder) if any(item.mounted for item in plan.folders) else (),
     )
+
+
+def find_secrets(folder: MachineFolder) -> tuple[Path, ...]:
+    """Folders of qup's own: machines of all projects that it knows, caches, what is trusted."""
+    own = [folder.root.parent.parent, config_root(), state_root(), cache_root(), runtime_root()]
+    known = [Project(entry.project).state for entry in indexed()]
+    return tuple({path.resolve() for path in (*own, *known) if path.is_dir()})
 
 
 def disk_file(disk: Disk, folder: MachineFolder, box: Path) -> Path:

@@ -11,6 +11,7 @@ from qup.model.plan import Plan
 from qup.paths import MachineFolder
 from qup.runner.context import Context
 from qup.runner.display import find_display_problems
+from qup.runner.folders import find_problems as find_folder_problems
 from qup.runner.host_drives import find_conflicts, find_problems
 from qup.runner.materials import check_seed
 
@@ -59,6 +60,7 @@ def check_computer(
         *find_problems(plan, folder, ctx.boxes.folder(plan.box_digest or "")),
         *([] if itself else find_conflicts(plan, folder)),
         *find_display_problems(ctx, plan, held=itself.display if itself else None),
+        *find_folder_problems(ctx, config, plan),
         *_find_shortages(ctx, plan),
     ]
     if problems:

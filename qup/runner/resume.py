@@ -28,7 +28,6 @@ from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
 from qup.qemu.qmp import CommandFailed, Qmp
 from qup.runner.changes import read_plan, write_plan
-from qup.runner.folders import attach
 from qup.runner.forwards import (
     SSH_FORWARD,
     Applied,
@@ -195,7 +194,7 @@ class Resuming(Work):
             self.ctx.watch.lap("login")
             catch_up(self.ctx, self.folder, login=login)
             if login:
-                attach(self.ctx, self.folder, state, plan.to_dict())
+                self.bring_folders(plan, state)
         except KeyboardInterrupt:
             raise Interrupted from None
         except GuestError as exc:

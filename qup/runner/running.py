@@ -82,6 +82,7 @@ class Running(Work):
         share_environment(self.ctx, self.config, login=plan.seed_form.login, fresh=changed)
         applied = self._apply_forwards(plan, state, runtime)
         tell_changes(self.ctx, self.config, self.folder, plan, box)
+        changed = self.bring_folders(plan, state) or changed
         _, ran = self.provision(plan, state)
         self.keep_save_point(plan, ran)
         changed = bool(ran) or changed or applied.changed

@@ -28,6 +28,7 @@ from qup.qemu.migration import let_go_on, save_state
 from qup.qemu.qmp import Qmp
 from qup.runner.changes import read_plan
 from qup.runner.context import Context
+from qup.runner.folders import away
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import now
 from qup.runner.observe import RUNNING, STARTING, SUSPENDED, Observation, observe
@@ -260,7 +261,10 @@ class _Saving:
     def run(self, *, live: bool) -> Snapshot:
         """Save it, with its memory if it runs."""
         try:
-            return publish(self.folder, self.save_live() if live else self.save_disks())
+            if not live:
+                return publish(self.folder, self.save_disks())
+            with away(self.ctx, self.folder, self.state, self.plan):
+                return publish(self.folder, self.save_live())
         except BaseException:
             _give_up(self.folder)
             raise

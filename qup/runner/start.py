@@ -159,6 +159,8 @@ class Starting(Work):
         if old is None and login and not (origin.template and origin.template.steps):
             finish_first_boot(self.ctx, self.folder, plan)
             watch.lap("first-boot")
+        if self.bring_folders(plan, state):
+            watch.lap("folders")
         return Started(plan, state, origin, failures)
 
     def _bring_up(

@@ -35,6 +35,7 @@ PHASES = {
     "login": "the first ssh login",
     "names": "neighbours' names",
     "first-boot": "the end of the guest's first boot",
+    "folders": "folders, mounted and copied",
     "provision": "provisioning steps",
     "save": "saving it for 'qup reset'",
     "end": "the rest",

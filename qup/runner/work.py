@@ -14,6 +14,7 @@ from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder
 from qup.runner.context import Context
+from qup.runner.folders import bring_folders
 from qup.runner.foreground import Attach
 from qup.runner.prepare import identity_of, make_plan, new_identity
 from qup.runner.provision import DURING, Wanted, provision
@@ -88,6 +89,15 @@ class Work:
         identity = identity_of(state) if state else new_identity(self.name)
         trust = self.options.trust_accelerator
         return make_plan(self.ctx, self.config, identity, spec, digest, trust_accelerator=trust)
+
+    def bring_folders(self, plan: Plan, state: State) -> bool:
+        """Mount and copy folders into a guest that is up; whether there was anything to do."""
+        if not plan.folders:
+            return False
+        if not plan.seed_form.login:
+            self.ctx.tell(self.name, "gets no folders: nobody can log in to it", level="warning")
+            return False
+        return bring_folders(self.ctx, self.folder, plan, state)
 
     def provision(
         self,

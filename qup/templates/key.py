@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
+from qup.model.folders import MOUNTED
 from qup.model.plan import Plan, TemplatePlan
 from qup.model.seed import NOCLOUD
 from qup.templates import stand_in
@@ -55,6 +56,7 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
         # What it does at the first boot may depend on the guest's name.
         data["seed"]["hostname"] = plan.seed.hostname
     del data["seed"]["nics"]  # each card's plan has what is told about it
+    data["folders"] = _describe_folders(data["folders"])
     data["display"] = plan.display is not None  # where the picture goes is the host's business
     data["nics"] = [_describe_card(nic, own=bool(plan.seed.user_data)) for nic in data["nics"]]
     return {
@@ -75,11 +77,17 @@ def describe_hardware(plan: Mapping[str, Any], emulator: Emulator) -> dict[str, 
     data = {key: value for key, value in plan.items() if key not in (*NOT_SEEN, "seed")}
     data["nics"] = [_describe_nic(nic) for nic in data["nics"]]
     data["disks"] = [_without(disk, ("cache", "io")) for disk in data["disks"]]
+    data["folders"] = _describe_folders(data.get("folders", ()))
     template = plan.get("template")
     data["identity_port"] = template is not None and template["obstacle"] is None
     data |= {"qemu": emulator.qemu, "processor": emulator.processor}
     described: dict[str, Any] = json.loads(json.dumps(data))
     return described
+
+
+def _describe_folders(folders: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a guest has of its folders while none of them is mounted: a device for each."""
+    return [f"{folder['type']} {folder['id']}" for folder in folders if folder["type"] in MOUNTED]
 
 
 def _describe_nic(nic: Mapping[str, Any]) -> dict[str, Any]:

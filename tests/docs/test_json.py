@@ -23,6 +23,7 @@ VERBS = {
     "qup reset",
     "qup provision",
     "qup cp",
+    "qup sync",
     "qup destroy",
     "qup box build",
     "qup suspend",

@@ -1,0 +1,109 @@
+"""What has to be done so that a copy is like its folder. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from qup.trees import OWN
+
+BATCH = 100
+"""Names in one command of the guest's shell."""
+
+
+@dataclass
+class Changes:
+    """What is to be done, in this order.
+
+    Attributes:
+        remove: files and links that qup has put there.
+        empty: folders that qup has put there, what is inside first; one with something else in
+            it stays.
+        purge: what somebody else has put there, and is to go.
+        send: what is new or different, folders before what is in them.
+    """
+
+    remove: list[bytes] = field(default_factory=list)
+    empty: list[bytes] = field(default_factory=list)
+    purge: list[bytes] = field(default_factory=list)
+    send: list[bytes] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.remove or self.empty or self.purge or self.send)
+
+
+def find_changes(
+    wanted: Mapping[bytes, bytes],
+    known: Mapping[bytes, bytes],
+    is_excluded: Callable[[bytes, bool], bool],
+    strangers: Iterable[bytes] = (),
+) -> Changes:
+    """Compare a folder with what is known of its copy.
+
+    Args:
+        wanted: the folder's entries.
+        known: the copy's, as far as qup has put them there.
+        is_excluded: whether an entry, maybe a folder, is nothing of qup's business.
+        strangers: names in the copy that are to go if the folder doesn't have them.
+    """
+    changes = Changes(send=[name for name, stamp in wanted.items() if known.get(name) != stamp])
+    for name, stamp in known.items():
+        now = wanted.get(name, b"")
+        if now[:1] == stamp[:1] or (now and not _is_folder(now) and not _is_folder(stamp)):
+            continue
+        if not now and is_excluded(name, _is_folder(stamp)):
+            continue
+        (changes.empty if _is_folder(stamp) else changes.remove).append(name)
+    changes.empty.sort(reverse=True)  # what is inside comes first
+    outer = b""
+    for name in sorted(strangers):
+        inside = outer and name.startswith(outer + b"/")
+        if name in wanted or name in known or inside or is_excluded(name, True):
+            continue
+        if any(part == OWN for part in name.split(b"/")):
+            continue
+        changes.purge.append(name)
+        outer = name
+    return changes
+
+
+def _is_folder(stamp: bytes) -> bool:
+    return stamp[:1] == b"d"
+
+
+_REMOVING = b"""
+cd %b || exit
+k=0
+d() {
+  for f do
+    shift
+    if [ ! -L "$f" ] && [ -e %b ] && [ "$f" -nt %b ]; then k=$((k + 1)); else set -- "$@" "$f"; fi
+  done
+  [ $# = 0 ] || rm -f -- "$@" </dev/null
+}
+r() { for f do rmdir -- "$f" 2>/dev/null; done; }
+x() { rm -rf -- "$@" </dev/null; }
+"""
+
+
+def write_removal(changes: Changes, folder: str, mark: str) -> Iterator[bytes]:
+    """A script for the guest's shell that removes what is to go.
+
+    What was changed in the guest after ``mark`` stays; how many those are is printed at the end.
+
+    Args:
+        changes: what to remove.
+        folder: where the copy is.
+        mark: a file that is as old as the newest copying; empty for none.
+    """
+    place, stamp = _quote(folder.encode()), _quote(mark.encode())
+    yield _REMOVING % (place, stamp, stamp)
+    for word, names in ((b"d", changes.remove), (b"r", changes.empty), (b"x", changes.purge)):
+        for start in range(0, len(names), BATCH):
+            batch = (_quote(b"./" + name) for name in names[start : start + BATCH])
+            yield word + b" " + b" ".join(batch) + b"\n"
+    yield b"echo $k\n"
+
+
+def _quote(word: bytes) -> bytes:
+    return b"'" + word.replace(b"'", b"'\\''") + b"'"

@@ -1,0 +1,114 @@
+"""Folders that a guest mounts: QEMU's options for them, and the view in which QEMU sees them.
+
+QEMU sees each at an empty place in the machine's runtime folder, with an empty folder wherever
+qup keeps something of its own. It takes you for the guest's user, so that what is yours here is
+that user's there. Nobody but QEMU sees any of that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qup.errors import HostError
+from qup.model.folders import NINEP, FolderPlan, Owner
+from qup.namespaces import Bind, View
+from qup.paths import RuntimeFolder, make_private
+
+Options = tuple[str, Mapping[str, str]]
+
+
+def describe_share(folder: FolderPlan, path: Path) -> tuple[Options, Options]:
+    """QEMU's ``-fsdev`` and ``-device`` for a folder that is mounted by 9p.
+
+    Without ``security_model`` for other users QEMU does everything as itself, whoever asks in the
+    guest, and keeps no account of the guest's users: what is made belongs to you.
+
+    Args:
+        folder: the folder.
+        path: where QEMU finds it.
+    """
+    backend = {
+        "id": folder.id,
+        "path": os.fspath(path),
+        "security_model": "none",
+        # What is mounted within the folder has numbers of its own for its files.
+        "multidevs": "remap",
+        **({"readonly": "on"} if folder.read_only else {}),
+    }
+    return ("local", backend), ("virtio-9p-pci", {"fsdev": folder.id, "mount_tag": folder.id})
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Folders for one start.
+
+    Attributes:
+        paths: where QEMU finds each, by its id.
+        view: what it has to be started with; None if there is no folder.
+    """
+
+    paths: Mapping[str, Path]
+    view: View | None = None
+
+
+def prepare_shares(
+    folders: Iterable[FolderPlan],
+    owner: Owner,
+    secrets: tuple[Path, ...],
+    runtime: RuntimeFolder,
+    project: Path,
+) -> Shares:
+    """Make the places for folders that QEMU serves.
+
+    Args:
+        folders: a machine's folders; those that are not served by QEMU are left out.
+        owner: the guest's user to whom yours belong.
+        secrets: what is hidden.
+        runtime: the machine's runtime folder, which is there.
+        project: what the folders' paths begin at.
+
+    Raises:
+        HostError: a folder isn't there, or a place can't be made.
+    """
+    binds: dict[str, Bind] = {}
+    for folder in folders:
+        if folder.type != NINEP:
+            continue
+        source = find_folder(folder, project)
+        place = make_private(make_private(runtime.folders) / folder.id)
+        hidden = find_hidden(source, secrets)
+        binds[folder.id] = Bind(source, place, hidden, read_only=folder.read_only)
+    if not binds:
+        return Shares({})
+    view = View(owner.uid, owner.gid, tuple(binds.values()))
+    return Shares({name: bind.place for name, bind in binds.items()}, view)
+
+
+def find_folder(folder: FolderPlan, project: Path) -> Path:
+    """The folder here, with links followed.
+
+    Raises:
+        HostError: there is none.
+    """
+    path = (project / Path(folder.host).expanduser()).resolve()
+    if path.is_dir():
+        return path
+    reason = "is no folder" if path.exists() else "does not exist"
+    raise HostError(
+        f"the folder {path} {reason}",
+        hint="'host' of [[machine.folders]] is relative to the Qupfile",
+    )
+
+
+def find_hidden(source: Path, secrets: tuple[Path, ...]) -> tuple[Path, ...]:
+    """What has to be hidden in a folder, seen from it; the outermost folders only."""
+    found: list[Path] = []
+    for path in sorted(secrets):
+        if path != source and path.is_relative_to(source) and path.is_dir():
+            inner = path.relative_to(source)
+            if not any(inner.is_relative_to(other) for other in found):
+                found.append(inner)
+    return tuple(found)

@@ -1,0 +1,136 @@
+"""Folders that a guest mounts, on a real Debian; one template serves all tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qup import namespaces
+from tests.vm.lab import Lab, open_lab, wait_until
+
+pytestmark = [
+    pytest.mark.vm,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(
+        namespaces.find_obstacle() is not None, reason=namespaces.find_obstacle() or ""
+    ),
+]
+
+QUPFILE = """\
+[machine]
+box = "debian/12"
+memory = "512M"
+[[machine.folders]]
+host = "."
+guest = "/srv/app"
+[[machine.folders]]
+host = "tools"
+guest = "/srv/tools"
+read-only = true
+[[machine.provision]]
+shell = "cat /srv/app/greeting >/etc/greeting"
+[machines.one]
+[machines.two]
+"""
+
+
+@pytest.fixture(scope="module")
+def lab(debian_cache: Path) -> Iterator[Lab]:
+    with open_lab(debian_cache, QUPFILE) as made:
+        made.templates = True
+        (made.folder / "greeting").write_text("from the host\n")
+        (made.folder / "tools").mkdir()
+        (made.folder / "tools" / "t").touch()
+        done = made("up", "one", timeout=900).ok()
+        assert "mounting . at /srv/app" in done.stderr
+        yield made
+
+
+def test_a_change_on_one_side_is_there_on_the_other(lab: Lab) -> None:
+    assert lab.sh("cat /etc/greeting; cat /srv/app/greeting", "one") == "from the host\n" * 2
+    (lab.folder / "greeting").write_text("changed\n")
+    assert lab.sh("cat /srv/app/greeting", "one") == "changed\n"
+    lab.sh(
+        "cd /srv/app && mkdir made && echo by me >made/x && sudo sh -c 'echo root >made/r'", "one"
+    )
+    assert (lab.folder / "made" / "x").read_text() == "by me\n"
+    for name in ("made", "made/x", "made/r"):
+        assert (lab.folder / name).stat().st_uid == os.getuid()
+    assert (
+        lab.sh("stat -c %U:%G /srv/app/greeting /srv/app/made/r", "one").split()
+        == ["debian:debian"] * 2
+    )
+
+
+def test_qups_own_files_are_not_there_not_even_for_root(lab: Lab) -> None:
+    said = lab.sh(
+        "cd /srv/app && sudo ls -A .qup; sudo touch .qup/x 2>&1; sudo rmdir .qup 2>&1;"
+        " sudo mv .qup other 2>&1; sudo umount .qup 2>&1; true",
+        "one",
+    )
+    assert "machines" not in said
+    assert len(said.splitlines()) == 4, said
+    assert (lab.machine("one") / "ssh" / "key").is_file()
+
+
+def test_a_read_only_folder_can_not_be_changed_by_root_either(lab: Lab) -> None:
+    said = lab.sh(
+        "sudo touch /srv/tools/x 2>&1; sudo mount -o remount,rw /srv/tools;"
+        " sudo touch /srv/tools/x 2>&1; true",
+        "one",
+    )
+    assert said.count("Read-only file system") == 2, said
+    assert os.listdir(lab.folder / "tools") == ["t"]
+
+
+def test_qemu_keeps_its_sandbox_and_has_no_privileges(lab: Lab) -> None:
+    proc = Path(f"/proc/{lab.pid('one')}")
+    words = (proc / "cmdline").read_bytes().split(b"\0")
+    assert words[words.index(b"-sandbox") + 1].endswith(b"spawn=deny,resourcecontrol=deny")
+    status = (proc / "status").read_text()
+    assert re.search(r"CapEff:\s+0000000000000000", status)
+    assert (proc / "uid_map").read_text().split() == ["1000", str(os.getuid()), "1"]
+
+
+def test_what_was_unmounted_is_mounted_again_by_up(lab: Lab) -> None:
+    lab.sh("sudo umount /srv/app", "one")
+    done = lab("up", "one").ok()
+    assert "mounting . at /srv/app" in done.stderr
+    assert "it was mounted" in done.stderr
+    assert lab.sh("cat /srv/app/greeting", "one") == "changed\n"
+
+
+def test_a_folder_in_use_keeps_a_machine_from_being_saved(lab: Lab) -> None:
+    lab.sh("(cd /srv/tools; exec sleep 600) </dev/null >/dev/null 2>&1 &", "one")
+    done = lab("snapshot", "save", "used", "one")
+    assert done.code == 10, done
+    assert "/srv/tools is in use in the guest" in done.stderr
+    assert "sleep" in done.stderr
+    assert lab.sh("cat /srv/app/greeting; pkill sleep", "one") == "changed\n", "mounted again"
+
+
+def test_a_snapshot_is_saved_and_restored_with_its_folders(lab: Lab) -> None:
+    lab("snapshot", "save", "good", "one", timeout=300).ok()
+    assert lab.sh("cat /srv/app/greeting", "one") == "changed\n"
+    (lab.folder / "greeting").write_text("of now\n")
+    lab.sh("echo later >/tmp/later", "one")
+    lab("snapshot", "restore", "good", "one", timeout=300).ok()
+    said = lab.sh("cat /srv/app/greeting; ls /tmp/later 2>&1; true", "one")
+    assert said.startswith("of now\n"), "folders are those of now"
+    assert "No such file" in said
+
+
+def test_another_machine_comes_from_the_template_and_mounts_too(lab: Lab) -> None:
+    done = lab("up", "two", timeout=600).ok()
+    assert "restoring template" in done.stderr
+    assert "booting a template" not in done.stderr
+    assert lab.sh("cat /srv/app/greeting /etc/greeting", "two") == "of now\n" * 2
+    plan = lab("plan", "two").ok().stdout
+    assert ". -> /srv/app (9p)" in plan
+    runtime = Path(lab.inspect("two")["runtime"]) if "runtime" in lab.inspect("two") else None
+    lab("down", "two", timeout=200).ok()
+    assert runtime is None or wait_until(lambda: not runtime.exists())
