@@ -178,11 +178,21 @@ def inspect(
         "logs": str(folder.logs),
         "state": seen.state.to_dict() if seen.state else None,
         "plan": _stored_plan(folder),
+        "save_point": _describe_save_point(folder),
     }
     if pieces is None:
         print_json(data)
     else:
         typer.echo("".join(piece.fill(data) for piece in pieces))
+
+
+def _describe_save_point(folder: MachineFolder) -> dict[str, Any] | None:
+    """What ``qup reset`` goes back to, unless that is a template."""
+    from qup.model.snapshot import SAVE_POINT
+    from qup.runner.snapshots import list_all, measure
+
+    found = [item for item in list_all(folder) if item.name == SAVE_POINT]
+    return {"created": found[-1].created, "size": measure(folder, found[-1])} if found else None
 
 
 def _stored_plan(folder: MachineFolder) -> object:

@@ -223,3 +223,47 @@ def test_two_at_once_run_the_steps_once(cache: Path) -> None:
         assert SKIPPED.search(said), said
         assert one.sh(MADE) == two.sh(MADE)
         assert one.sh("cat /etc/machine-id") != two.sh("cat /etc/machine-id")
+
+
+SERVICE = """
+[machine]
+box = "debian/12"
+memory = "512M"
+[[machine.provision]]
+name = "beat"
+shell = '''
+cat >/etc/systemd/system/beat.service <<END
+[Service]
+ExecStart=/bin/sh -c 'while :; do date >/run/beat; sleep 1; done'
+[Install]
+WantedBy=multi-user.target
+END
+systemctl enable --now beat
+ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ecdsa_key
+'''
+"""
+HEALTH = "systemctl is-active beat; systemctl list-units --failed --no-legend; ls /etc/ssh/*_key"
+HEALTHY = ["active", "/etc/ssh/ssh_host_ed25519_key"]
+
+
+@pytest.mark.timeout(1800)
+def test_services_of_a_debian(debian_cache: Path) -> None:
+    with open_lab(debian_cache, SERVICE) as lab:
+        lab.templates = True
+        said = lab("up", timeout=1200).ok().stderr
+        assert "provisioning: beat:" in said
+        assert lab.sh(HEALTH).split() == HEALTHY
+        known = "cat /etc/machine-id; sudo cat /var/lib/cloud/data/instance-id"
+        first = lab.sh(known).split()
+        lab("destroy", "-y").ok()
+        said = lab("up", timeout=300).ok().stderr
+        assert re.search(r"restoring provisioned template .*1 step skipped", said), said
+        assert lab.sh(HEALTH).split() == HEALTHY
+        second = lab.sh(known).split()
+        assert not {*first} & {*second}
+        assert second[1] == lab.inspect()["state"]["uuid"]
+        lab.sh("sudo systemctl disable --now beat; sudo rm -rf /etc/ssh; echo dirt >dirt")
+        lab("reset", timeout=300).ok()
+        assert lab.sh(HEALTH).split() == HEALTHY
+        assert lab.sh(known).split()[1] == second[1]
+        assert lab.sh("ls") == ""
