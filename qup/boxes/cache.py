@@ -213,17 +213,22 @@ def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
     files = {name: _hash_file(folder / name) for name in wanted}
     for extra in set(os.listdir(folder)) - set(wanted):
         raise BoxError(f"box source {spec.source} left an unexpected file: {extra}")
-    combined = hashlib.sha256(json.dumps(_what_boots(spec), sort_keys=True).encode())
-    for name in sorted(files):
-        combined.update(f"{name} {files[name].sha256}\n".encode())
     now = datetime.now(UTC).isoformat(timespec="microseconds")  # two may be made in one second
-    box = Box(spec, combined.hexdigest(), files, dict(details), now)
+    box = Box(spec, compute_digest(spec, files), files, dict(details), now)
     for name in files:
         (folder / name).chmod(0o444)
         _flush(folder / name)
     manifest = {"schema": BOX_SCHEMA, **asdict(box)}
     write_atomic(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n", mode=0o444)
     return box
+
+
+def compute_digest(spec: BoxSpec, files: Mapping[str, BoxFile]) -> str:
+    """The digest that names a box with these files."""
+    combined = hashlib.sha256(json.dumps(_what_boots(spec), sort_keys=True).encode())
+    for name in sorted(files):
+        combined.update(f"{name} {files[name].sha256}\n".encode())
+    return combined.hexdigest()
 
 
 def _what_boots(spec: BoxSpec) -> dict[str, object]:
@@ -261,18 +266,27 @@ def _read_spec(data: Mapping[str, Any]) -> BoxSpec:
     return BoxSpec(**{**data, **lists})
 
 
+def parse_box(data: Mapping[str, Any]) -> Box:
+    """Read what :func:`dataclasses.asdict` makes of a box.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is something else.
+    """
+    return Box(
+        spec=_read_spec(data["spec"]),
+        digest=str(data["digest"]),
+        files={name: BoxFile(**file) for name, file in data["files"].items()},
+        details=dict(data["details"]),
+        created=str(data["created"]),
+    )
+
+
 def _read_manifest(path: Path) -> Box:
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
         if data["schema"] != BOX_SCHEMA:
             raise ValueError(f"schema {data['schema']}")
-        return Box(
-            spec=_read_spec(data["spec"]),
-            digest=str(data["digest"]),
-            files={name: BoxFile(**file) for name, file in data["files"].items()},
-            details=dict(data["details"]),
-            created=str(data["created"]),
-        )
+        return parse_box(data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise BoxError(
             f"the box in {path.parent} is damaged: {MANIFEST} can't be read ({exc})",

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qup.cli.box import open_context
-from qup.cli.common import AsJson, print_json, print_table
+from qup.cli.common import AsJson, Quiet, print_json, print_table
 from qup.errors import TemplateError
 from qup.locks import lock
 from qup.model.units import format_size
 from qup.paths import templates_root
 from qup.runner.context import Context
 from qup.templates.cache import Template, TemplateCache
+from qup.ui import open_interface
+
+if TYPE_CHECKING:
+    from qup.runner.transfer import Transfer
 
 app = typer.Typer(
     add_completion=False,
@@ -207,3 +212,99 @@ def prune(
         print_json({"removed": removed, "size": freed})
     else:
         typer.echo(f"removed {len(removed)} templates, {format_size(freed)}")
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where to; made if it isn't there.")
+    ],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEMPLATE]...",
+            help="Ids, or their beginnings. Default: those for the machines of this project.",
+            autocompletion=complete_templates,
+        ),
+    ] = None,
+    no_box: Annotated[
+        bool, typer.Option("--no-box", help="Leave the box out; it has to be where it is used.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write templates into a folder, one file each, for a computer with the same QEMU.
+
+    A file has the template's key as its name, and one that is there already is left as it is: the
+    folder can be a cache between runs of a CI job. **A template has what its guest has**, with
+    what provisioning steps have left in it.
+
+    Examples: `qup template export .cache/qup`, `qup template export /mnt/share 3f2a --no-box`
+    """
+    from qup.runner.transfer import export as run_export
+    from qup.runner.transfer import find_own
+
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = open_context(ctx, show)
+        chosen = [_choose(context.templates, name) for name in names or ()]
+        if not names:
+            chosen = find_own(context)
+        if not chosen:
+            raise TemplateError(
+                "no machine of this project has a template",
+                hint="'qup up' makes one; 'qup template list' shows those of other projects",
+            )
+        done = [run_export(context, one, folder.absolute(), box=not no_box) for one in chosen]
+    _tell_transfers(done, "exported", "is exported already", as_json=as_json, quiet=quiet)
+
+
+@app.command("import")
+def import_template(
+    ctx: typer.Context,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", help="Files that were exported, or folders of them."),
+    ],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put templates that were exported into the cache, so that `qup up` restores them.
+
+    What is damaged, or was made by another QEMU, accelerator or processor, is refused with the
+    reason. In a folder it is passed over, so that an old CI cache does no harm. Import only what
+    you would run as well: a template is a whole running guest.
+
+    Examples: `qup template import .cache/qup`, `qup template import 0a1b2c.qup-template`
+    """
+    from qup.runner.transfer import find_archives, import_archive
+
+    done = []
+    with open_interface(as_json=as_json, quiet=quiet) as show:
+        context = open_context(ctx, show)
+        for path in paths:
+            if not path.exists():
+                raise TemplateError(f"there is no {path}")
+            for file in find_archives(path):
+                try:
+                    done.append(import_archive(context, file))
+                except TemplateError as exc:
+                    if not path.is_dir():
+                        raise
+                    context.tell("", exc.message, level="warning", hint=exc.hint)
+    _tell_transfers(done, "imported", "is here already", as_json=as_json, quiet=quiet)
+
+
+def _tell_transfers(
+    transfers: list[Transfer], done: str, nothing: str, *, as_json: bool, quiet: bool
+) -> None:
+    if as_json:
+        found = [
+            {"template": one.template.id, "file": str(one.file), "size": one.size, "done": one.done}
+            for one in transfers
+        ]
+        print_json({"templates": found})
+    elif not quiet:
+        for one in transfers:
+            text = f"{done}, {format_size(one.size)}" if one.done else nothing
+            typer.echo(f"template {one.template.id} ({one.template.box}) {text}")

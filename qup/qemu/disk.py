@@ -107,6 +107,19 @@ def flatten(source: Path, path: Path) -> None:
         )  # fmt: skip
 
 
+def rebase(path: Path, backing: Path) -> None:
+    """Let a qcow2 image name another file with the same contents as its backing file.
+
+    Raises:
+        HostError: ``qemu-img`` is missing or fails.
+    """
+    with _explained(path.absolute()):
+        run(
+            ["qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2",
+             "-b", os.fspath(backing.absolute()), path.absolute()]
+        )  # fmt: skip
+
+
 def _create(path: Path, size: int, more: tuple[str, ...]) -> None:
     with _built_aside(path) as draft:
         run(

@@ -258,10 +258,13 @@ class TemplateCache:
                 total += (folder / name).stat().st_blocks * BLOCK
         return total
 
-    def settle(self, template: Template) -> None:
-        """Make sure that a template survives a crash of the computer, once that is cheap."""
+    def settle(self, template: Template, *, at_once: bool = False) -> None:
+        """Make sure that a template survives a crash of the computer, once that is cheap, or
+        at once.
+        """
         folder = self.folder(template.id)
-        if (folder / SAFE).exists() or time.time() - template.created < WRITTEN_AFTER:
+        early = time.time() - template.created < WRITTEN_AFTER
+        if (folder / SAFE).exists() or (early and not at_once):
             return
         with contextlib.suppress(OSError):
             for name in template.files:
@@ -401,21 +404,35 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def write_template(template: Template) -> dict[str, Any]:
+    """What is known about a template, as it is kept in JSON."""
+    return {"schema": SCHEMA, **asdict(template)}
+
+
+def parse_template(data: Mapping[str, Any]) -> Template:
+    """Read what :func:`write_template` has written.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is something else.
+    """
+    data = dict(data)
+    if data.pop("schema") != SCHEMA:
+        raise ValueError("another schema")
+    files = {name: TemplateFile(**file) for name, file in data.pop("files").items()}
+    data["steps"] = tuple(data.get("steps", ()))
+    template = Template(**data, files=files)
+    if not _ID.fullmatch(template.id) or not _KEY.fullmatch(template.key):
+        raise ValueError("no id")
+    if not set(FILES) <= set(files) or not all(map(is_kept, files)):
+        raise ValueError("files")
+    return template
+
+
 def _read_manifest(path: Path) -> Template:
     try:
-        data: dict[str, Any] = json.loads(path.read_bytes())
-        if data.pop("schema") != SCHEMA:
-            raise ValueError("another schema")
-        files = {name: TemplateFile(**file) for name, file in data.pop("files").items()}
-        data["steps"] = tuple(data.get("steps", ()))
-        template = Template(**data, files=files)
-        if not _ID.fullmatch(template.id) or not _KEY.fullmatch(template.key):
-            raise ValueError("no id")
-        if not set(FILES) <= set(files) or not all(map(is_kept, files)):
-            raise ValueError("files")
+        return parse_template(json.loads(path.read_bytes()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise TemplateError(
             f"the template in {path.parent} is damaged: {MANIFEST} can't be read",
             hint=f"remove the folder: rm -rf {path.parent.resolve()}",
         ) from exc
-    return template

@@ -136,11 +136,11 @@ class _Zstd:
         self._start = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
         self._frame = self._start()
         self._source = source
-        self._ready = b""
+        self._ready, self._at = b"", 0
         self._begun = False
 
     def read(self, size: int, /) -> bytes:
-        while not self._ready:
+        while self._at >= len(self._ready):
             if self._frame.eof:
                 left = self._frame.unused_data
                 self._frame, self._begun = self._start(), False
@@ -152,8 +152,10 @@ class _Zstd:
                     raise EOFError("it breaks off")
                 return b""
             self._begun = True
-            self._ready = self._frame.decompress(data)
-        part, self._ready = self._ready[:size], self._ready[size:]
+            # Up to 80 MB: what is left of it is not copied for each piece that is taken.
+            self._ready, self._at = self._frame.decompress(data), 0
+        part = self._ready[self._at : self._at + size]
+        self._at += len(part)
         return part
 
 

@@ -83,6 +83,34 @@ def test_a_member_is_itself_after_reset_snapshot_and_reboot(lab: Lab) -> None:
     check_cards(lab, "a")
 
 
+def test_templates_are_carried_to_another_cache(lab: Lab, tmp_path: Path) -> None:
+    """As between two runs of one CI image: nothing is booted, and the box comes along."""
+    folder = tmp_path / "kept"
+    lab("template", "export", folder).ok()
+    files = sorted(folder.iterdir())
+    assert len(files) == 2  # as it was booted, and provisioned
+    assert lab("template", "export", folder).ok().stdout.count("is exported already") == 2
+    cache = tmp_path / "cache"
+    with open_lab(cache, CLUSTER) as other:
+        other.templates = True
+        other("template", "import", folder).ok()
+        assert other("template", "import", *files).ok().stdout.count("is here already") == 2
+        done = other("up", "a").ok()
+        assert "restoring provisioned template" in done.stderr
+        assert "booting" not in done.stderr
+        assert "getting box" not in done.stderr
+        assert other.sh("hostname; sudo head -n 1 /dev/vdc", "a") == "a\nprovisioned once\n"
+        other("reload", "a").ok()
+        other("destroy", "-y").ok()
+        refused = other("template", "import", tmp_path / "nothing")
+        assert refused.code == 8
+        files[0].write_bytes(files[0].read_bytes()[:100_000])
+        other("template", "prune", "--all").ok()
+        passed = other("template", "import", folder).ok()
+        assert "damaged" in passed.stderr
+        assert passed.stdout.count("imported") == 1
+
+
 # --- disks, UEFI variables, a display -------------------------------------------------------
 
 RICH = """
