@@ -65,7 +65,7 @@ class Boot2Docker:
         ]
         return "\n".join(lines) + "\n"
 
-    def restart(self, changed: Sequence[str], facts: Facts) -> str:  # noqa: ARG002
+    def restart(self, changed: Sequence[str]) -> str:  # noqa: ARG002
         # It makes a CA's key of its own where there is none, which nobody would use: an empty file
         # keeps it from that. Versions before 18.09 have their PATH from the profile of root.
         return f"""
@@ -123,7 +123,7 @@ class RancherOs:
             self.CONFIG: File("\n".join(lines) + "\n"),
         }
 
-    def restart(self, changed: Sequence[str], facts: Facts) -> str:  # noqa: ARG002
+    def restart(self, changed: Sequence[str]) -> str:  # noqa: ARG002
         return f"system-docker restart docker\n{_WAIT}"
 
     def start(self) -> str:

@@ -114,7 +114,7 @@ class Family(Protocol):
             ProvisionError: an option can't be told this kind of guest.
         """
 
-    def restart(self, changed: Sequence[str], facts: Facts) -> str:
+    def restart(self, changed: Sequence[str]) -> str:
         """A script that makes the engine read these files, and ends when it listens."""
 
     def start(self) -> str:

@@ -42,7 +42,7 @@ def set_up(options: Any, guest: Guest, report: Report) -> None:
             report(f"{'changed' if path in facts.digests else 'new'}: {path}")
         report("starting the engine anew")
         script = write_files({path: files[path] for path in changed})
-        start(guest, family, script + family.restart(changed, facts))
+        start(guest, family, script + family.restart(changed))
     elif facts.get("active") != "active":
         start(guest, family, family.start())
     admit_user(guest, facts, report)

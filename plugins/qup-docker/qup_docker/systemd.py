@@ -48,12 +48,13 @@ class Systemd:
             found[KEYS] = File(json.dumps(sorted(keys)) + "\n")
         return found
 
-    def restart(self, changed: Sequence[str], facts: Facts) -> str:
+    def restart(self, changed: Sequence[str]) -> str:
         lines = ["set -eu"]
         if UNIT in changed:
             lines.append("systemctl daemon-reload")
-        # The engine's id is told to others: one from a template would be another machine's.
-        if KEY in changed and KEY in facts.digests:
+        # A new CA is a new machine. The engine's id is told to others, and one that a template or
+        # another machine's disk has brought would be two engines'.
+        if CA in changed:
             lines.append("rm -f /etc/docker/key.json /var/lib/docker/engine-id")
         lines += [
             "systemctl --quiet enable docker.service",

@@ -175,6 +175,7 @@ def test_a_guest_becomes_a_docker_host_and_stays_one(guest: FakeGuest) -> None:
     assert said[-2:] == ["debian may use the engine", "Docker 20.10.24 at tcp://127.0.0.1:4000"]
     (setting, admitting) = scripts(guest)
     assert "systemctl restart docker.service" in setting
+    assert "rm -f /etc/docker/key.json /var/lib/docker/engine-id" in setting
     assert "usermod -aG docker debian" in admitting
     assert "chmod 600 /etc/docker/tls/server-key.pem.qup-part" in setting
     assert "BEGIN PRIVATE KEY" in setting
@@ -215,6 +216,7 @@ def test_another_address_makes_another_certificate(guest: FakeGuest) -> None:
     assert said[0] == "certificate made: server (it lacks 192.0.2.7)"
     assert "changed: /etc/docker/tls/server.pem" in said
     assert "new: " not in str(said)
+    assert "engine-id" not in scripts(guest)[-1]
 
 
 def test_options_come_and_go(guest: FakeGuest) -> None:
