@@ -9,10 +9,10 @@ from pathlib import Path
 
 from qup.errors import MachineError, QupError
 from qup.paths import MachineFolder, RuntimeFolder
-from qup.qemu.liveness import wait_unlocked
+from qup.qemu.liveness import is_locked, wait_unlocked
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
-from qup.runner.observe import CRASHED, observe, require_alive
+from qup.runner.observe import CRASHED, SUSPENDED, observe, require_alive
 from qup.runner.stop import clean_up
 from qup.store import read_state
 
@@ -25,7 +25,8 @@ LAST_BREATH = 10.0
 """Seconds between the end of the console and that of QEMU; 0.1 is usual."""
 CONSOLE = "console"
 SIGNALLED = "QEMU was ended by"
-STANDSTILLS = ("panicked", "io-error", "error", "saved")
+SAVED = "saved"
+STANDSTILLS = ("panicked", "io-error", "error", SAVED)
 """Status words of machines that nobody wakes who only watches."""
 
 
@@ -64,6 +65,8 @@ def check_standstill(folder: MachineFolder) -> None:
         MachineError: it stands still for good.
     """
     seen = observe(folder)
+    if seen.status == SAVED and is_locked(folder.lock):
+        return  # somebody suspends it, or makes a snapshot
     if seen.status in STANDSTILLS:
         raise MachineError(
             f"machine {folder.name} is {seen.status}: {seen.detail}",
@@ -94,6 +97,8 @@ def settle_end(ctx: Context, folder: MachineFolder) -> None:
                     machine=folder.name,
                 )
             ctx.tell(folder.name, seen.detail or "is off")
+        elif seen.status == SUSPENDED:
+            ctx.tell(folder.name, f"was suspended by another qup; {seen.detail}")
         else:
             ctx.tell(folder.name, "was stopped by another qup")
 

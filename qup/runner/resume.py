@@ -187,7 +187,7 @@ class Resuming(Work):
         engine.control.close()  # it serves one client: now `qup status` may ask
         login = plan.seed_form.login
         try:
-            catch_up_waiting(self.folder, runtime)
+            catch_up_waiting(self.ctx, self.folder, runtime)
             self.ctx.watch.lap("identity")
             events = engine.events
             state = wait_until_ready(self.ctx, self.folder, plan, state, events, listening=True)

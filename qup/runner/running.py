@@ -69,7 +69,7 @@ class Running(Work):
             self.options.attach(runtime.console)
         if done := rouse(self.name, runtime, seen.way):
             self.ctx.tell(self.name, done)
-        catch_up_waiting(self.folder, runtime)
+        catch_up_waiting(self.ctx, self.folder, runtime)
         changed = done is not None
         plan, box = self.plan_again(state)
         state, moved = check_whereabouts(self.ctx, self.folder, plan, state)

@@ -141,15 +141,20 @@ def is_late(folder: MachineFolder, *, waiting: bool = False) -> bool:
     return said == WAITING or not waiting
 
 
-def catch_up_waiting(folder: MachineFolder, runtime: RuntimeFolder) -> None:
+def catch_up_waiting(ctx: Context, folder: MachineFolder, runtime: RuntimeFolder) -> None:
     """Tell a guest that waits for it the time and fresh randomness, before it is on a network.
 
     One that doesn't answer stays late.
     """
-    if is_late(folder, waiting=True):
-        with contextlib.suppress(IdentityFailure):
-            refresh_waiting(runtime, folder.name)
-            folder.late.unlink(missing_ok=True)
+    if not is_late(folder, waiting=True):
+        return
+    with (
+        contextlib.suppress(IdentityFailure),
+        ctx.phase(folder.name, "identity", "telling it the time") as phase,
+    ):
+        error = refresh_waiting(runtime, folder.name)
+        folder.late.unlink(missing_ok=True)
+        phase.result = f"clock right within {error * 1000:.0f} ms"
 
 
 def catch_up(ctx: Context, folder: MachineFolder, *, login: bool) -> None:

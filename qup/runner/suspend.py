@@ -227,7 +227,7 @@ class _Suspending:
             return  # it stands still until that can be removed
         with contextlib.suppress(MonitorError):
             let_go_on(monitor)
-            catch_up_waiting(self.folder, self.runtime)
+            catch_up_waiting(self.ctx, self.folder, self.runtime)
             catch_up(self.ctx, self.folder, login=self.launch.login)
 
     def _explain(self, exc: MigrationError) -> MachineError:
