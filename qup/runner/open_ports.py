@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qup.errors import MachineError
+from qup.errors import MachineError, StateError
 from qup.model.plan import Plan
+from qup.model.suspension import Suspension
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner.context import Context
@@ -19,7 +20,8 @@ from qup.runner.forwards import (
     list_forwards,
     read_kept,
 )
-from qup.runner.observe import Observation
+from qup.runner.observe import SUSPENDED, Observation
+from qup.runner.suspended import read_suspension
 
 MONITOR_TIMEOUT = 5.0
 
@@ -41,8 +43,21 @@ class OpenPorts(NamedTuple):
 NO_PORTS = OpenPorts()
 
 
+def ports_of(suspension: Suspension) -> OpenPorts:
+    """The ports that a machine had when it was suspended."""
+    found = suspension.forwards
+    kept = [Kept(item.nic, item.wanted, item.forward) for item in found if item.wanted]
+    forwards = [OpenForward(item.nic, item.forward) for item in found]
+    return OpenPorts(suspension.ssh_port, forwards, kept)
+
+
 def read_ports(folder: MachineFolder, seen: Observation) -> OpenPorts:
-    """The ports of a machine at this moment; none if it doesn't run or QEMU doesn't answer."""
+    """The ports of a machine at this moment, or when it was suspended; none if it doesn't run or
+    QEMU doesn't answer.
+    """
+    if seen.status == SUSPENDED:
+        with contextlib.suppress(StateError):
+            return ports_of(read_suspension(folder))
     launch = seen.state.launch if seen.state else None
     if not seen.alive or launch is None:
         return NO_PORTS

@@ -7,7 +7,6 @@ it never meets disks that have gone on without it.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,28 +18,20 @@ from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
-from qup.model.network import SSH_PORT, Forward
+from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.model.suspension import Suspension
 from qup.paths import RuntimeFolder, runtime_folder
 from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
-from qup.qemu.qmp import CommandFailed, Qmp
+from qup.qemu.qmp import CommandFailed
 from qup.runner.changes import read_plan, write_plan
-from qup.runner.forwards import (
-    SSH_FORWARD,
-    Applied,
-    Kept,
-    add_forward,
-    apply_forwards,
-    open_way_in,
-    ranges_of,
-    write_kept,
-)
+from qup.runner.forwards import Applied, apply_forwards, open_way_in, write_kept
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import aside, find_own, now
 from qup.runner.observe import Observation, observe
+from qup.runner.open_ports import ports_of, reopen
 from qup.runner.preflight import check_computer
 from qup.runner.ready import wait_until_ready
 from qup.runner.stillness import catch_up, catch_up_waiting, note_late
@@ -62,8 +53,6 @@ from qup.runner.warm import find_base
 from qup.runner.whereabouts import forget_place, note_place
 from qup.runner.work import Work, report
 from qup.store import remember, write_state, write_undo
-
-MONITOR_TIMEOUT = 5.0
 
 
 class Resuming(Work):
@@ -202,7 +191,6 @@ class Resuming(Work):
             raise
         finally:
             engine.close()
-        self._reopen(runtime, plan, suspension)
         return state, applied.failures
 
     def _load(self, plan: Plan, box: Box, runtime: RuntimeFolder, suspension: Suspension) -> Engine:
@@ -241,19 +229,14 @@ class Resuming(Work):
         where ssh will find the guest.
         """
         note_late(self.folder, waiting=suspension.waiting)
+        ports = ports_of(suspension)
         nic = plan.nics[plan.ssh_nic].plan
         place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
         if not nic.ssh_address and not nic.discover:
-            way_in = _open_way_in_again(engine, plan, suspension.ssh_port)
+            way_in = open_way_in(engine.control, plan, ports.ssh)
             place = Place(way_in.address, way_in.host)
-        former = []
-        for item in suspension.forwards:
-            if item.wanted is not None and item.nic < len(plan.nics):
-                guest = plan.nics[item.nic].plan.guest_address
-                with contextlib.suppress(MachineError):
-                    add_forward(engine.control, item.forward, nic=item.nic, guest=guest)
-                    former.append(Kept(item.nic, item.wanted, item.forward))
-        applied = apply_forwards(engine.control, plan, former, own=place.port)
+        reopen(self.ctx, engine.control, plan, ports, own=place.port)
+        applied = apply_forwards(engine.control, plan, ports.kept, own=place.port)
         write_kept(self.folder, applied.kept)
         assert state.launch is not None
         launch = replace(
@@ -280,20 +263,6 @@ class Resuming(Work):
                 hint=f"'qup resume {self.name}' tries it again",
                 machine=self.name,
             ) from exc
-
-    def _reopen(self, runtime: RuntimeFolder, plan: Plan, suspension: Suspension) -> None:
-        """Open what the user had opened beside the Qupfile's."""
-        others = [item for item in suspension.forwards if item.wanted is None]
-        if not others:
-            return
-        with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            for item in others:
-                if item.nic < len(plan.nics):
-                    guest = plan.nics[item.nic].plan.guest_address
-                    try:
-                        add_forward(monitor, item.forward, nic=item.nic, guest=guest)
-                    except MachineError as exc:
-                        self.ctx.tell(self.name, exc.message, level="warning")
 
     @contextmanager
     def _suspended_on_failure(self, state: State) -> Iterator[None]:
@@ -337,15 +306,3 @@ def _compare(names: list[str], before: Mapping[str, Any], now: Mapping[str, Any]
         if all(isinstance(value, int | str) for value in pair) and pair[0] != pair[1]:
             unit = " MiB" if name == "memory_mib" else ""
             yield f"{describe_misfit([name])}: {pair[0]}{unit}, now {pair[1]}{unit}"
-
-
-def _open_way_in_again(engine: Engine, plan: Plan, port: int | None) -> Forward:
-    """Let ssh in by the port that it had, if that is free and still allowed."""
-    allowed = ranges_of(plan).get(plan.ssh_nic)
-    if port is not None and (allowed is None or port in allowed):
-        guest = plan.nics[plan.ssh_nic].plan.guest_address
-        with contextlib.suppress(MachineError):
-            return add_forward(
-                engine.control, SSH_FORWARD.with_host(port), nic=plan.ssh_nic, guest=guest
-            ).forward
-    return open_way_in(engine.control, plan)

@@ -27,10 +27,10 @@ from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.drives import find_image
 from qup.runner.folders import attach, detach
-from qup.runner.forwards import list_forwards, read_kept
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import aside, now
 from qup.runner.observe import BROKEN, RUNNING, STARTING, SUSPENDED, Observation, observe
+from qup.runner.open_ports import OpenPorts, read_ports
 from qup.runner.save import SAVE_SPEED, SAVE_TIMEOUT, SPARE, find_disks, refuse_while_restoring
 from qup.runner.snapshots import DRAFT, read_mark
 from qup.runner.stillness import catch_up, catch_up_waiting, make_wait, note_late
@@ -79,7 +79,7 @@ def suspend(ctx: Context, folder: MachineFolder) -> bool:
             refuse_while_restoring(folder)
             _check_status(folder, seen)
             discard(folder)
-            _Suspending(ctx, folder, seen.state, read_plan(folder)).run()
+            _Suspending(ctx, folder, seen.state, read_plan(folder)).run(seen)
         stop_locked(ctx, folder, observe(folder, thorough=False), force=True, timeout=0.0)
         ctx.emit(Finished(folder.name, "suspend", True, time.monotonic() - began))
     return True
@@ -119,23 +119,23 @@ class _Suspending:
     def runtime(self) -> RuntimeFolder:
         return RuntimeFolder.of(self.launch.runtime)
 
-    def run(self) -> None:
+    def run(self, seen: Observation) -> None:
         """Write the memory; the guest stands still then, and QEMU lives."""
         if not self.plan:
             raise MachineError(
                 f"machine {self.name}: it is not known any more how it was started:"
                 f" {self.folder.plan} can't be read",
-                hint=f"'qup up {self.name}' while it runs writes it anew",
+                hint=f"'qup reload {self.name}' starts it anew",
                 machine=self.name,
             )
-        memory = int(self.plan["memory_mib"]) * MIB
-        self._check_space(memory)
+        self._check_space(int(self.plan["memory_mib"]) * MIB)
         hardware = hardware_of(self.ctx, self.plan)
         with (
             self._without_folders(),
             self.ctx.phase(self.name, "suspend", "writing its memory") as phase,
         ):
             waiting = bool(hardware["identity_port"]) and self._make_wait()
+            ports = read_ports(self.folder, seen)
             file = open_draft(self.folder)
             note_late(self.folder, waiting=waiting)
             try:
@@ -143,7 +143,7 @@ class _Suspending:
                     Qmp.connect(self.runtime.control, timeout=MONITOR_TIMEOUT) as monitor,
                     self._running_on_failure(monitor),
                 ):
-                    size = self._save(monitor, file, hardware, memory, waiting=waiting)
+                    size = self._save(monitor, file, hardware, ports, waiting=waiting)
             except MigrationError as exc:
                 raise self._explain(exc) from exc
             phase.result = format_size(size)
@@ -179,19 +179,13 @@ class _Suspending:
             )
 
     def _save(
-        self, monitor: Qmp, file: Path, hardware: dict[str, Any], memory: int, *, waiting: bool
+        self, monitor: Qmp, file: Path, hardware: dict[str, Any], ports: OpenPorts, *, waiting: bool
     ) -> int:
         """Stop the guest, write its memory and publish it; returns the bytes that it takes."""
         began = time.monotonic()
-        opened = list_forwards(monitor)
-        kept = {item.held: item.wanted for item in read_kept(self.folder)}
-        port = self.launch.ssh_port if not self.launch.ssh_source else None
-        others = tuple(
-            OpenedForward(item.nic, item.forward, kept.get(item))
-            for item in opened
-            if item.forward.host != port
-        )
-        save_state(monitor, file, timeout=SAVE_TIMEOUT + memory / SAVE_SPEED, whole=True)
+        kept = {item.held: item.wanted for item in ports.kept}
+        timeout = SAVE_TIMEOUT + int(self.plan["memory_mib"]) * MIB / SAVE_SPEED
+        save_state(monitor, file, timeout=timeout, whole=True)
         with aside(lambda: digest_file(file)) as digest:
             flush_file(file)
         size = file.stat().st_size
@@ -204,8 +198,10 @@ class _Suspending:
             disks=look_at_disks(find_written(self.folder, self.plan)),
             waiting=waiting,
             of_template=self.launch.templated,
-            ssh_port=port,
-            forwards=others,
+            ssh_port=ports.ssh if not self.launch.ssh_source else None,
+            forwards=tuple(
+                OpenedForward(item.nic, item.forward, kept.get(item)) for item in ports.forwards
+            ),
             pause=round(time.monotonic() - began, 3),
         )
         publish(self.folder, found)
