@@ -9,7 +9,7 @@ import typer
 from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides
-from qup.errors import MachineError
+from qup.errors import MachineError, QupError
 from qup.runner.observe import SUSPENDED, observe
 from qup.runner.parallel import invert
 from qup.runner.roster import read_roster
@@ -111,12 +111,19 @@ def resume_to_shut_down(context: Context, name: str) -> None:
     """
     from qup.cli.up import checked_config
 
-    if observe(context.project.machine(name), thorough=False).status != SUSPENDED:
+    folder = context.project.machine(name)
+    seen = observe(folder, thorough=False)
+    cut_off = seen.alive and not seen.let_go and folder.suspended.is_dir()
+    if seen.status != SUSPENDED and not cut_off:
         return
     give_up = (
         f"'qup down --force {name}' gives its memory up, as a power cut would, and keeps its disks"
     )
-    config = checked_config(context, Overrides())
+    try:
+        config = checked_config(context, Overrides())
+    except QupError as exc:
+        exc.hint = "; or ".join(filter(None, (exc.hint, give_up)))
+        raise
     if name not in config.machines:
         raise MachineError(
             f"machine {name} is suspended, and not in the Qupfile any more: it can't go on to be"

@@ -18,7 +18,7 @@ import pytest
 from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
 from tests.vm.stops import go_on, stopped
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("suspend")]
 
 QUPFILE = SMALL + (
     "[machines.a]\n[machines.a.network]\nforward = ['0:8000']\n"
@@ -230,6 +230,7 @@ def test_down_force_gives_the_memory_up_and_keeps_the_disk(lab: Lab) -> None:
     assert not list(lab.machine("plain").glob("suspended*"))
     lab("up", "plain").ok()
     assert lab.sh("cat kept; cat /dev/shm/lost 2>/dev/null || echo gone", "plain") == "kept\ngone\n"
+    lab("down", "--force", "plain").ok()
 
 
 def test_several_at_once_and_what_is_stopped(lab: Lab) -> None:
@@ -324,6 +325,21 @@ def test_killed_while_it_goes_on_and_suspended_again(suspended: Lab, moment: str
     assert not suspended.qemus()
     suspended("resume", "a").ok()
     check_that_it_goes_on(suspended)
+
+
+@pytest.mark.parametrize("where", [ONCE_IT_IS, IN_RESUME["with a QEMU"]], ids=["saved", "loaded"])
+def test_killed_and_shut_down(
+    suspended: Lab, where: tuple[str, str, tuple[str, str] | None]
+) -> None:
+    if where == ONCE_IT_IS:
+        suspended("resume", "a").ok()
+    kill(suspended, "suspend" if where == ONCE_IT_IS else "resume", where)
+    done = suspended("down", "a").ok()
+    assert "powered off" in done.stderr
+    assert suspended.status("a") == "stopped"
+    assert not list(suspended.machine("a").glob("suspended*"))
+    suspended("up", "a").ok()
+    suspended.sh("echo here >/dev/shm/state; sleep 99999 >/dev/null 2>&1 & echo $! >pid", "a")
 
 
 def test_old_memory_never_meets_a_newer_disk(suspended: Lab) -> None:
