@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.vm.lab import Lab, open_lab
+from tests.vm.test_examples import steps, type_line
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -113,13 +115,18 @@ def test_a_playbook(lab: Lab) -> None:
         "two words: 'quoted'|blue|from the vault|['web']\n/etc/marker\n"
     )
     assert (lab.folder / ".qup" / "ansible" / "roles" / "marker").is_dir()
-
-    # It runs again when its content changes.
     assert "is up already" in lab("up", "a").ok().stderr
-    playbook = lab.folder / "deploy" / "site.yml"
-    playbook.write_text(PLAYBOOK.replace("{{ text }}", "changed"))
-    lab("up", "a", timeout=300).ok()
-    assert lab.sh("cat /etc/site", "a").startswith("changed|")
+
+
+def test_the_example(debian_cache: Path) -> None:
+    """It runs again when its content changes, and by name."""
+    example = ROOT / "examples" / "ansible-role"
+    with open_lab(debian_cache) as lab:
+        lab.templates = True
+        shutil.copytree(example, lab.folder, dirs_exist_ok=True)
+        for line, shown in steps(example):
+            said = type_line(lab, line)
+            assert shown is None or said == shown, line
 
 
 def write_plain(
