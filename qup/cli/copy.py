@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +21,12 @@ from qup.paths import Project, RuntimeFolder, SshFolder
 from qup.runner.observe import require_alive
 from qup.runner.roster import Roster, read_roster
 
+if TYPE_CHECKING:
+    from qup.downloads import Report
+    from qup.runner.context import Context
+
 STREAM = "-"
+WILDCARDS = frozenset("*?[")
 
 
 def cp(
@@ -66,7 +72,7 @@ def cp(
         raise UsageError("a source and a target are needed", hint="qup cp notes.txt web:notes.txt")
     options = globals_of(ctx)
     places = _Places(options, sudo=sudo, owner=owner, follow=follow)
-    sources = [places.source(path) for path in paths[:-1]]
+    sources = [source for path in paths[:-1] for source in places.sources(path)]
     target = places.target(paths[-1])
     if not places.guests:
         raise UsageError(
@@ -87,8 +93,9 @@ def _copy(
     as_json: bool,
     quiet: bool,
 ) -> None:
+    from qup.model.units import format_size
     from qup.runner.context import Context
-    from qup.runner.copy import copy, printable_name
+    from qup.runner.copy import copy
     from qup.ui import open_interface
 
     began = time.monotonic()
@@ -105,24 +112,38 @@ def _copy(
         context.listener = listen
         title = f"copying to {printable_name(target.title)}"
         with context.phase(machine, "copy", title) as phase:
-
-            def report(source: str):  # type: ignore[no-untyped-def]
-                name = printable_name(source)
-
-                def say(text: str, **numbers: float | None) -> None:
-                    phase.result = text
-                    context.emit(Progress(machine, f"{name}: {text}", **numbers))  # type: ignore[arg-type]
-
-                return say
-
-            copied = copy(sources, target, report)
-        for text in copied.notes.left_out[:SHOWN]:
-            context.tell(machine, f"left out: {printable_name(text)}", level="warning")
-        if (more := len(copied.notes.left_out) - SHOWN) > 0:
-            context.tell(machine, f"left out: {more} more", level="warning")
+            copied = copy(sources, target, lambda title: _report_to(context, machine, title))
+            phase.result = format_size(copied.size)
+        _tell_left_out(context, machine, copied.notes.left_out)
         seconds = time.monotonic() - began
         if as_json:
             context.emit(Finished(machine, "cp", True, seconds, {"bytes": copied.size}))
+
+
+def _report_to(context: Context, machine: str, title: str) -> Report:
+    """What takes the progress of a source."""
+    name = printable_name(title)
+
+    def say(
+        text: str, *, done: int | None = None, total: int | None = None,
+        speed: float | None = None, left: float | None = None,
+    ) -> None:  # fmt: skip
+        context.emit(Progress(machine, f"{name}: {text}", done, total, speed, left))
+
+    return say
+
+
+def _tell_left_out(context: Context, machine: str, left_out: list[str]) -> None:
+    texts = left_out[:SHOWN]
+    if len(left_out) > SHOWN:
+        texts.append(f"{len(left_out) - SHOWN} more")
+    for text in texts:
+        context.tell(machine, f"left out: {printable_name(text)}", level="warning")
+
+
+def printable_name(path: str) -> str:
+    """A path for messages: bytes that are no text become marks."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 SHOWN = 20
@@ -143,14 +164,16 @@ class _Places:
         """The machine that is spoken of: the target's, or else the first source's."""
         return list(self.guests)[-1]
 
-    def source(self, text: str) -> Source:
-        """What is copied."""
+    def sources(self, text: str) -> list[Source]:
+        """What is copied. Here the user's shell has seen to wildcards; in a guest we do."""
         if text == STREAM:
-            return StandardInput()
+            return [StandardInput()]
         name, path = self._split(text)
         if name is None:
-            return LocalSource(path, self._follow)
-        return GuestSource(self._guest(name), path, self._follow)
+            return [LocalSource(path, self._follow)]
+        guest = self._guest(name)
+        found = guest.expand(path) if WILDCARDS.intersection(path) else [path]
+        return [GuestSource(guest, path, self._follow) for path in found]
 
     def target(self, text: str) -> Target:
         """Where it goes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -70,8 +69,7 @@ class _Copy:
         if item.kind == "missing":
             raise CopyError(
                 f"{self.source.title} is not there",
-                hint="or it may not be seen: --sudo reads as root; a guest's wildcards are not"
-                " expanded"
+                hint="or it may not be seen: --sudo reads as root"
                 if ":" in self.source.title
                 else None,
             )
@@ -167,8 +165,3 @@ class _Counted:
         self.done += len(chunk)
         self._meter.count(self.done)
         return chunk
-
-
-def printable_name(path: str) -> str:
-    """A path for messages: bytes that are no text become marks."""
-    return os.fsencode(path).decode(errors="replace")

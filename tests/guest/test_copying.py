@@ -184,6 +184,17 @@ def test_several_sources(guest: Guest, home: Path, here: Path) -> None:
         copy(GuestSource(guest, "x/a"), LocalTarget("a"), GuestSource(guest, "x/b"))
 
 
+def test_wildcards(guest: Guest, home: Path) -> None:
+    for name in ("a 1", "a\n2", "b"):
+        (home / name).touch()
+    os.close(os.open(os.fsencode(home) + b"/a\xff", os.O_CREAT))
+    found = guest.expand("a*")
+    assert {os.fsencode(name) for name in found} == {b"./a 1", b"./a\n2", b"./a\xff"}
+    assert guest.expand("~/[b-z]") == ["./b"]
+    with pytest.raises(CopyError, match=r"nothing in web matches \*.log"):
+        guest.expand("*.log")
+
+
 # --- cut off ------------------------------------------------------------------------------
 
 

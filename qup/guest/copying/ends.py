@@ -12,7 +12,7 @@ from qup.errors import QupError
 
 BLOCK = 256 * 1024
 """Bytes that are handed on at once."""
-RESUMED = 32 * 1024 * 1024
+RESUMED = 16 * 1024 * 1024
 """Bytes from which on a file that was cut off is gone on with."""
 HOLE = 1024 * 1024
 """Bytes that a file's holes must have together, so that they are kept as holes."""

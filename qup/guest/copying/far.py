@@ -58,19 +58,40 @@ class Guest:
         remote = shlex.join([*root, "sh", "-c", script, "sh", *args])
         return ssh.command(self.keys, self.machine, ("-T", "-o", "BatchMode=yes"), (remote,))
 
+    def expand(self, pattern: str) -> list[str]:
+        """The paths that a pattern matches: what the shell's wildcards mean.
+
+        Raises:
+            CopyError: there are none.
+        """
+        code, said, errors = self._run(scripts.EXPAND, pattern)
+        if code != 0:
+            raise self.refused(f"looking for {self.machine}:{pattern}", code, errors)
+        found = [os.fsdecode(path) for path in said.split(b"\0") if path]
+        if not found:
+            raise CopyError(
+                f"nothing in {self.machine} matches {pattern}",
+                hint=None if self.sudo else "--sudo looks as root",
+            )
+        return found
+
     def ask(self, script: str, *args: str) -> tuple[int, str, str]:
         """Run a script; returns its exit code, and what it said.
 
         Raises:
             GuestError: the connection broke.
         """
+        code, said, errors = self._run(script, *args)
+        return code, said.decode(errors="replace"), errors
+
+    def _run(self, script: str, *args: str) -> tuple[int, bytes, str]:
         words = self.words(script, *args)
         with explain_start(words[0]):
             done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         said = done.stderr.decode(errors="replace").strip()[-SAID:]
         if done.returncode == SSH_FAILED:
             raise self.broken(said)
-        return done.returncode, done.stdout.decode(errors="replace"), said
+        return done.returncode, done.stdout, said
 
     def broken(self, said: str) -> GuestError:
         """The error for a connection that broke."""
@@ -190,7 +211,7 @@ class GuestSource:
 
     @property
     def title(self) -> str:
-        return f"{self.guest.machine}:{self.path}"
+        return f"{self.guest.machine}:{self.path or '~'}"
 
     @property
     def label(self) -> str:
@@ -270,7 +291,7 @@ class GuestTarget:
 
     @property
     def title(self) -> str:
-        return f"{self.guest.machine}:{self.path}"
+        return f"{self.guest.machine}:{self.path or '~'}"
 
     def prepare(self, wish: Wish) -> Draft:
         item = wish.item

@@ -33,6 +33,17 @@ case $(tar --version 2>/dev/null) in *GNU*) echo holes ;; esac
 )
 """Prints the kind, then size, time, mode, blocks and their size, and what can be done."""
 
+EXPAND = (
+    _COMMON
+    + """\
+fix "$1"; IFS=
+for name in $path; do
+    if [ -e "$name" ] || [ -L "$name" ]; then printf '%s\\0' "$name"; fi
+done
+"""
+)
+"""Prints what a pattern matches, each with a zero byte behind it."""
+
 READ_FILE = (
     _COMMON
     + """\
