@@ -55,6 +55,9 @@ def cp(
             show_default=False,
         ),
     ] = "",
+    recursive: Annotated[  # noqa: ARG001  folders are always copied whole
+        bool, typer.Option("--recursive", "-r", hidden=True)
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

@@ -77,6 +77,7 @@ COMMANDS = {
     "ls": Entry("look", "list_machines", hidden=True),
     "ssh": Entry("ssh", "ssh", takes_words=True),
     "cp": Entry("copy", "cp"),
+    "scp": Entry("copy", "cp", hidden=True),
     "ssh-config": Entry("ssh", "ssh_config"),
     "logs": Entry("logs", "logs"),
     "console": Entry("console", "console"),
