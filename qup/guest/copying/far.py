@@ -36,6 +36,8 @@ CHANGED = 3
 MAX_EXTENTS = 200
 """Pieces of a file with holes; each is a program that the guest starts."""
 SAID = 4000
+TIDY_TIMEOUT = 10.0
+"""Seconds that a script may take to remove what it wrote, once its input has ended too early."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Guest:
     def start(self, what: str, script: str, *args: str, stdin: bool = False) -> Iterator[Running]:
         """Run a script whose standard input or output is a stream.
 
-        When the block raises, it is ended, and sees the end of its input.
+        When the block raises, it sees the end of its input and has a moment to tidy up.
         """
         words = self.words(script, *args)
         with tempfile.TemporaryFile() as errors, explain_start(words[0]):
@@ -132,13 +134,14 @@ class Guest:
             try:
                 yield Running(self, what, process, errors)
             finally:
-                if process.poll() is None:
-                    process.kill()
-                process.wait()
                 for stream in (process.stdin, process.stdout):
                     if stream is not None:
                         with contextlib.suppress(OSError):
                             stream.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(TIDY_TIMEOUT if stdin else 0)
+                process.kill()
+                process.wait()
 
 
 @dataclass
