@@ -11,17 +11,20 @@ import pytest
 from qup.errors import MachineError
 from qup.model.network import Forward, NicPlan, PortRange, parse_forward
 from qup.model.plan import Nic, Plan
-from qup.paths import MachineFolder
+from qup.paths import MachineFolder, Project
+from qup.runner.context import Context
 from qup.runner.forwards import (
     Kept,
     OpenForward,
     add_forward,
     apply_forwards,
     list_forwards,
+    open_way_in,
     read_kept,
     remove_forward,
     write_kept,
 )
+from qup.runner.open_ports import OpenPorts, reopen
 from qup.testing import make_plan
 
 
@@ -211,3 +214,27 @@ def test_what_was_opened_is_remembered(tmp_path: Path) -> None:
     assert read_kept(folder) == kept
     folder.forwards.write_text('[{"nic": 0, "wanted": 3}]')
     assert read_kept(folder) == []
+
+
+def test_ports_that_were_picked_are_the_same_again(tmp_path: Path) -> None:
+    plan = plan_of(("0:80",), ports=PortRange(21110, 21119))
+    kept = Kept(0, parse_forward("0:80"), parse_forward("21115:80"))
+    added = OpenForward(0, parse_forward("21116:81"))
+    ports = OpenPorts(21114, (kept.held, added), (kept,))
+    monitor = FakeMonitor({0: []})
+    context = Context(Project(tmp_path))
+    assert open_way_in(monitor, plan, ports.ssh).host == 21114
+    reopen(context, monitor, plan, ports, own=21114)
+    applied = apply_forwards(monitor, plan, ports.kept, own=21114)
+    assert applied.kept == [kept]
+    assert not applied.changed
+    assert sorted(item.host for item in monitor.nics[0]) == [21114, 21115, 21116]
+
+
+def test_a_port_that_is_taken_or_not_wanted_any_more_is_another_one() -> None:
+    ports = PortRange(21120, 21129)
+    busy = FakeMonitor({0: []}, busy={21125})
+    assert open_way_in(busy, plan_of((), ports=ports), 21125).host in ports
+    elsewhere = FakeMonitor({0: []})
+    assert open_way_in(elsewhere, plan_of((), ports=ports), 40001).host in ports
+    assert open_way_in(FakeMonitor({0: []}), plan_of(()), 40001).host == 40001

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from tests.vm.stops import go_on, stopped
 
 pytestmark = pytest.mark.vm
 
-FORWARD = '\n[machine.network]\nforward = ["0:8000"]\n'
+FIRST = 22310
+FORWARD = f'\n[machine.network]\nforward = ["0:8000"]\nports = "{FIRST}-{FIRST + 19}"\n'
+"""Ports that the kernel gives to nobody by itself, and no other test uses."""
 STEPS = """
 [[machine.provision]]
 name = "program"
@@ -41,7 +44,8 @@ WHO = "hostname; cat /etc/machine-id /sys/class/net/eth0/address"
 def shared(vm_cache: Path) -> Iterator[Lab]:
     with open_lab(vm_cache, TEXT) as made:
         made.templates = True
-        said = made("up").ok().stderr
+        with socket.create_server(("127.0.0.1", FIRST)):  # free later: others would be taken then
+            said = made("up").ok().stderr
         assert re.search(r"saving it for 'qup reset': .*stood still", said), said
         yield made
 
@@ -61,6 +65,7 @@ def test_memory_disk_identity_and_ports(lab: Lab) -> None:
     before, who, open_ports = lab.sh(LOOK), lab.sh(WHO), ports(lab)
     randoms = set()
     assert len(before.split()[0]) == 36
+    assert len(open_ports) == 3
     assert not lab("snapshot", "list").ok().stdout.splitlines()[1:]
     for _ in range(2):
         lab.sh(SPOIL)
@@ -102,7 +107,6 @@ def test_a_snapshot_is_no_save_point(lab: Lab) -> None:
     [
         ("os.rename", "/disk.qcow2"),  # no machine runs
         ("open", "/memory"),  # one does, and knows nothing yet
-        ("os.remove", "snapshots/restoring"),
     ],
 )
 def test_killed(lab: Lab, at: str, path: str) -> None:
@@ -127,10 +131,10 @@ def test_provisioning_again_moves_it(lab: Lab) -> None:
     assert lab.sh("cat work") == "work\n"
 
 
-@pytest.mark.parametrize("path", ["/.new/memory", "/.new/disk.qcow2"])
-def test_interrupted_while_it_is_saved(lab: Lab, path: str) -> None:
+def test_interrupted_while_it_is_saved(lab: Lab) -> None:
     """The machine is up and well; only that there is no way back."""
-    with stopped(lab, "provision", "--with", "program", at="open", path=path) as process:
+    at = {"at": "open", "path": "/.new/memory"}
+    with stopped(lab, "provision", "--with", "program", **at) as process:
         assert go_on(process, signal.SIGINT) == 130
     assert lab.status() == "running"
     assert len(lab.sh(LOOK).split()[0]) == 36
@@ -170,16 +174,17 @@ def test_without_templates_the_steps_run_again(lab: Lab) -> None:
 
 
 def test_all_at_once(vm_cache: Path) -> None:
-    names = ("a", "b", "c")
-    with open_lab(vm_cache, TEXT + "".join(f"[machines.{name}]\n" for name in names)) as lab:
+    names = ("a", "b")
+    with open_lab(
+        vm_cache, SMALL + STEPS + "".join(f"[machines.{name}]\n" for name in names)
+    ) as lab:
         lab.templates = True
-        lab("up", "-j", "3").ok()
+        lab("up", "-j", "2").ok()
         before = {name: lab.sh(LOOK, name) for name in names}
         for name in names:
             lab.sh(SPOIL, name)
         shutil.rmtree(lab.machine("b") / "snapshots")
-        lab("reset", "-j", "3").ok()
+        lab("reset", "-j", "2").ok()
         assert lab.sh(LOOK, "a") == before["a"]
         assert lab.sh(LOOK, "b") != before["b"]
-        assert lab.sh(LOOK, "c") == before["c"]
-        assert wait_until(lambda: len(lab.qemus()) == 3)
+        assert wait_until(lambda: len(lab.qemus()) == 2)
