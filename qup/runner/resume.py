@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from qup import images
-from qup.errors import BoxError, GuestError, Interrupted, MachineError, StateError
+from qup.errors import BoxError, GuestError, Interrupted, MachineError, QupError, StateError
 from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box
@@ -275,6 +275,9 @@ class Resuming(Work):
                 if seen.alive:  # interrupted after QEMU was born and before anybody held it
                     stop_locked(self.ctx, self.folder, seen, force=True, timeout=0.0)
                 clean_up(self.ctx, self.folder, state)
+                if isinstance(exc, QupError) and "suspended" not in exc.message:
+                    still = "it is suspended as before"
+                    exc.hint = f"{exc.hint}; {still}" if exc.hint else still
             if isinstance(exc, KeyboardInterrupt):
                 raise Interrupted from None
             raise

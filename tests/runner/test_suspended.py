@@ -12,6 +12,8 @@ from qup.errors import StateError
 from qup.model.network import Forward
 from qup.model.suspension import OpenedForward, Suspension
 from qup.paths import MachineFolder, Project
+from qup.runner.observe import SUSPENDED, Observation
+from qup.runner.open_ports import NO_PORTS, ports_of, read_ports
 from qup.runner.suspended import (
     MANIFEST,
     consume,
@@ -65,6 +67,17 @@ def test_it_comes_back_as_it_was(folder: MachineFolder) -> None:
     assert read_suspension(folder) == made
     assert memory_of(folder).read_bytes() == CONTENT
     assert folder.suspended.stat().st_mode & 0o777 == 0o700
+
+
+def test_ports_are_those_of_then(folder: MachineFolder) -> None:
+    made = make(folder)
+    ports = read_ports(folder, Observation("web", SUSPENDED))
+    assert ports == ports_of(made)
+    assert ports.ssh == 2222
+    assert [item.forward.host for item in ports.forwards] == [8080, 81]
+    assert [(item.wanted.host, item.opened.host) for item in ports.kept] == [(0, 81)]
+    discard(folder)
+    assert read_ports(folder, Observation("web", SUSPENDED)) == NO_PORTS
 
 
 def test_it_is_used_once(folder: MachineFolder) -> None:

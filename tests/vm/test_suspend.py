@@ -139,6 +139,7 @@ def test_another_qemu(suspended: Lab, tmp_path: Path) -> None:
     done = suspended("resume", "a", env={"PATH": path})
     assert done.code == 9
     assert "broken" in done.stderr
+    assert "it is suspended as before" in done.stderr
     assert suspended.status("a") == "suspended"
     pretend("99.0.0")
     done = suspended("resume", "a", env={"PATH": path}).ok()
@@ -389,6 +390,33 @@ def test_a_disk_that_fills_up_lets_it_run_on(lab: Lab) -> None:
     assert "it runs on" in done.stderr
     assert "No space left" in done.stderr
     check_that_it_goes_on(lab)
+
+
+def test_a_copy_boots_and_leaves_the_memory_to_the_original(suspended: Lab) -> None:
+    copy = suspended.folder.with_name("copy")
+    shutil.copytree(suspended.folder, copy, symlinks=True)
+    done = suspended("up", "a", cwd=copy).ok()
+    assert "the memory is the original's" in done.stderr
+    suspended("destroy", "-y", cwd=copy).ok()
+    assert suspended.status("a") == "suspended"
+    suspended("resume", "a").ok()
+    check_that_it_goes_on(suspended)
+
+
+def test_what_replaces_a_machine_replaces_its_memory(suspended: Lab) -> None:
+    """And keeps its ports."""
+    suspended("resume", "a").ok()
+    suspended("snapshot", "save", "one", "a").ok()
+    ports = suspended("port", "list", "a").ok().stdout
+    for words in (("snapshot", "restore", "one", "a"), ("reset", "a")):
+        suspended("suspend", "a").ok()
+        suspended(*words).ok()
+        assert suspended.status("a") == "running"
+        assert not list(suspended.machine("a").glob("suspended*"))
+        assert suspended("port", "list", "a").ok().stdout == ports
+    suspended("suspend", "a").ok()
+    suspended("destroy", "-y", "a").ok()
+    assert not suspended.machine("a").exists()
 
 
 @pytest.mark.timeout(1200)
