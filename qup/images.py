@@ -46,6 +46,7 @@ _SIGNATURES = (
     (0, b"BZh", "a bzip2 file"),
     (0, b"\x28\xb5\x2f\xfd", "a zstd file"),
     (0, b"PK\x03\x04", "a zip file"),
+    (0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
     (257, b"ustar", "a tar archive"),
     (32769, b"CD001", "an ISO image (a CD)"),
 )

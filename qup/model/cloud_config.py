@@ -149,7 +149,7 @@ def add_script(table: Mapping[str, Any], script: str, path: str) -> dict[str, An
         script: it begins with ``#!``.
         path: where the guest keeps it.
     """
-    file = {"path": path, "permissions": "0700", "content": script}
+    file = {"path": path, "permissions": "0700", "content": script.replace("\r\n", "\n")}
     return {
         **table,
         "write_files": [*table.get("write_files", ()), file],

@@ -20,6 +20,7 @@ NAMES = {"vpc": "vhd"}
 """What QEMU calls otherwise than everybody else."""
 
 CONVERT_TIMEOUT = 2 * 3600.0
+CHECK_TIMEOUT = 900.0
 
 Say = Callable[[str], None]
 
@@ -87,6 +88,7 @@ def make_disk(
         if format is not None and format != named:
             raise BoxError(f"{shown} is a {named} image, not a {format} one")
         if found == "qcow2":
+            _check_whole(image, shown)
             if move or packing:
                 os.replace(image, target)
             else:
@@ -100,6 +102,25 @@ def make_disk(
     if size == 0:
         raise BoxError(f"{shown} is an image of an empty disk")
     return Made(named, size, packing, taken.packaged)
+
+
+def _check_whole(image: Path, name: str) -> None:
+    """Refuse a qcow2 that breaks off or is damaged: its guest would notice it some day.
+
+    ``qemu-img check`` ends with 0 for a sound image and with 3 for one that only wastes space.
+    """
+    result = follow(
+        ["qemu-img", "check", "-q", "-f", "qcow2", image.absolute()],
+        lambda _: None,
+        timeout=CHECK_TIMEOUT,
+    )
+    if result.code not in (0, 3):
+        said = [line for line in result.stdout.splitlines() if line.strip()]
+        raise BoxError(
+            f"{name} is a damaged qcow2 image, or breaks off",
+            details="\n".join(said[:3]) or result.outcome,
+            hint="fetch it again; 'qemu-img check' says more",
+        )
 
 
 def _convert(image: Path, format: str, target: Path) -> None:

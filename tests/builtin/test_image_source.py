@@ -189,3 +189,78 @@ def test_a_vagrant_box(qup: Qup, project: Callable[..., Path], raw: bytes) -> No
             tar.addfile(info, io.BytesIO(data))
     qup("box", "build", "acme.box").ok()
     assert disk_of(qup, "acme.box") == raw
+
+
+# --- images that are none, by path: clear, and nothing is left ------------------------------
+
+
+def make_qcow2(path: Path, *more: str) -> bytes:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, path, "8M"], check=True)
+    return path.read_bytes()
+
+
+def make_encrypted(path: Path) -> bytes:
+    secret = ("--object", "secret,id=s,data=topsecret", "-o")
+    return make_qcow2(
+        path, *secret, "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"
+    )
+
+
+def make_truncated(path: Path) -> bytes:
+    """A qcow2 whose header and tables are there, and most of its data isn't."""
+    raw = path.with_suffix(".raw")
+    raw.write_bytes(os.urandom(4 << 20))
+    subprocess.run(["qemu-img", "convert", "-O", "qcow2", raw, path], check=True)
+    return path.read_bytes()[: 2 << 20]
+
+
+BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "a page": (lambda _: b"<html><title>Sign in</title>" + bytes(4096), "a web page"),
+    "empty": (lambda _: b"", "empty"),
+    "encrypted": (make_encrypted, "is encrypted"),
+    "luks": (lambda _: b"LUKS\xba\xbe" + bytes(1 << 20), "an encrypted volume"),
+    "cut off": (make_truncated, "breaks off"),
+    "cut off in its header": (lambda path: make_qcow2(path)[:60], "damaged qcow2"),
+    "of zeros": (lambda path: make_qcow2(path)[:4] + bytes(1 << 16), "version 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_path_that_leads_to_no_image(
+    qup: Qup, project: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    make, word = BAD[name]
+    project('[machine]\nbox = "./bad.img"\n')
+    Path("bad.img").write_bytes(make(tmp_path / "made.qcow2"))
+    done = qup("up")
+    assert done.code == 8, done
+    assert word in done.stderr
+    assert "bad.img" in done.stderr
+    assert not json.loads(qup("box", "list", "--json").ok().stdout)["boxes"]
+    assert json.loads(qup("status", "--json").ok().stdout)["machines"][0]["status"] == "not-created"
+
+
+@pytest.mark.parametrize(("kind", "word"), [("folder", "no regular file"), ("pipe", "no regular"),
+                                            ("nothing", "does not exist")])  # fmt: skip
+def test_a_path_that_leads_to_no_file(
+    qup: Qup, project: Callable[..., Path], kind: str, word: str
+) -> None:
+    project('[machine]\nbox = "./bad.img"\n')
+    if kind == "folder":
+        Path("bad.img").mkdir()
+    elif kind == "pipe":
+        os.mkfifo("bad.img")
+    done = qup("up", timeout=30)
+    assert done.code == 8, done
+    assert word in done.stderr
+
+
+def test_an_image_that_is_larger_than_the_disk(qup: Qup, project: Callable[..., Path]) -> None:
+    """The key that is to be changed is named, and no machine is left."""
+    project('[machine]\nbox = "./big.img"\ndisk = "1G"\n[machine.qemu]\naccelerator = "tcg"\n')
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "big.img", "2G"], check=True)
+    done = qup("up")
+    assert done.code == 4, done
+    assert "a disk of 1G is too small: the box has 2G" in done.stderr
+    assert "raise 'disk'" in done.stderr
+    assert json.loads(qup("status", "--json").ok().stdout)["machines"][0]["status"] == "not-created"

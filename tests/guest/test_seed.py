@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pycdlib
 import pytest
+import yaml
 
 from qup.builtin.seeder_nocloud import LABEL, NoCloud, check_user_data
 from qup.errors import ConfigError, HostError
@@ -65,6 +66,59 @@ def test_a_cloud_config_may_not_set_what_qup_sets(key: str, form: str) -> None:
 def test_what_no_guest_would_take(text: str) -> None:
     with pytest.raises(ConfigError, match="neither"):
         check_user_data(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("packages: [vim\nruncmd:\n", "line 3, column"),
+        ("a: 'b\n", "line"),
+        ("\tpackages: []\n", "line 2, column 1"),
+        ("<html>\n<body>sorry</body>\n", "is a text"),
+        ("just words\n", "is a text"),
+        ("- a\n- b\n", "is a list"),
+        ("1: a\n", "no text"),
+        ("a: 1\n---\nb: 2\n", "line 3"),
+        ("a: !!python/object/apply:os.system [x]\n", "line 2"),
+        ("a: *nobody\n", "line 2"),
+        ("[" * 5000, "no YAML"),
+        ("a: 2024-99-99\n", "no YAML"),
+        ('"users": []\n', "sets users"),
+    ],
+)
+def test_what_is_no_cloud_config(text: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        check_user_data(f"#cloud-config\n{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "---\npackages: [vim]\n",
+        "{packages: [vim]}\n",
+        "packages: [vim]\n...\n",
+        "? packages\n: [vim]\n",
+    ],
+)
+def test_what_can_not_follow_a_block_is_rewritten(text: str) -> None:
+    """The whole of it is one table, as YAML reads it."""
+    table = yaml.safe_load(build(f"#cloud-config\n{text}")["user-data"])
+    assert table["packages"] == ["vim"]
+    assert table["hostname"] == "web"
+
+
+def test_a_template_of_cloud_inits_is_left_to_it() -> None:
+    text = build("## template: jinja\n#cloud-config\nruncmd: [echo {{ ds.meta_data }}]\n")
+    assert text["user-data"].startswith("## template: jinja\n#cloud-config\nhostname: web\n")
+    assert text["user-data"].endswith("\nruncmd: [echo {{ ds.meta_data }}]\n")
+    with pytest.raises(ConfigError, match="users"):
+        check_user_data("## template: jinja\n#cloud-config\nusers: []\n")
+    with pytest.raises(ConfigError, match="neither"):
+        check_user_data("## template: jinja\nwords\n")
+
+
+def test_line_ends_of_windows() -> None:
+    assert "\\r" not in build("#!/bin/sh\r\necho hello\r\n")["user-data"]
 
 
 def test_nested_keys_of_the_same_name_are_fine() -> None:

@@ -194,6 +194,18 @@ def test_a_step_that_cuts_its_own_connection(lab: Lab) -> None:
     assert log(lab, 1) == "back\n"
 
 
+def test_a_step_that_reboots_the_guest(lab: Lab) -> None:
+    """The step has failed, the machine comes back, and the next `up` goes on with it."""
+    write(lab, "[[machine.provision]]\nshell = 'echo going; reboot; sleep 60'\n")
+    done = lab("up", timeout=120)
+    assert done.code == 11, done
+    assert "the connection to the guest broke" in done.stderr
+    assert "in the background, as its last act" in done.stderr
+    write(lab, "[[machine.provision]]\nshell = 'echo back'\n")
+    assert wait_until(lambda: lab("up", timeout=120).code == 0, 120)
+    assert log(lab, 1) == "back\n"
+
+
 def test_steps_on_this_computer(lab: Lab) -> None:
     write(
         lab,
