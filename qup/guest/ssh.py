@@ -37,6 +37,17 @@ exec doas -n sh
 AS_ROOT = ("sh", "-c", _BECOME_ROOT)
 """A shell of root's in the guest, for a script on its standard input."""
 
+_EXEC_AS_ROOT = """
+if [ "$(id -u)" = 0 ]; then exec "$@"; fi
+if command -v sudo >/dev/null; then exec sudo -n "$@"; fi
+exec doas -n "$@"
+"""
+
+
+def as_root(words: Sequence[str]) -> list[str]:
+    """A command of the guest's, run by root; its standard input is its own."""
+    return ["sh", "-c", _EXEC_AS_ROOT, "sh", *words]
+
 
 @dataclass(frozen=True)
 class Endpoint:

@@ -27,11 +27,6 @@ mkdir -p "${{file%/*}}"
 cat >"$file.part"
 if [ ! -s "$file.part" ]; then rm -f "$file" "$file.part"; else mv -f "$file.part" "$file"; fi
 """
-_AS_ROOT = """\
-if [ "$(id -u)" = 0 ]; then exec sh -c "$1"
-elif command -v sudo >/dev/null; then exec sudo -n sh -c "$1"
-else exec doas -n sh -c "$1"; fi
-"""
 
 
 def share_environment(
@@ -51,7 +46,7 @@ def share_environment(
     known = _read_known(keys)
     if not login or (text == known and not (fresh and text)):
         return
-    words = ["sh", "-c", _AS_ROOT, "sh", _WRITE]
+    words = ssh.as_root(["sh", "-c", _WRITE])
     try:
         done = ssh.run_in_guest(keys, config.name, words, input=text, timeout=TIMEOUT)
         said = None if done.code == 0 else f"{done.outcome}: {done.stderr.strip()}"

@@ -498,4 +498,5 @@ def test_a_connection_that_breaks(tmp_path: Path, here: Path, monkeypatch: Any) 
 
 def test_root_is_asked_for(tmp_path: Path) -> None:
     words = Guest("web", SshFolder(tmp_path), sudo=True).words("true", "a b")
-    assert words[-1] == "sudo -n sh -c true sh 'a b'"
+    assert 'exec sudo -n "$@"' in words[-1]
+    assert words[-1].endswith(" sh sh -c true sh 'a b'")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, open_lab
+from tests.vm.lab import SMALL, Lab, open_lab, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -109,7 +109,8 @@ def test_remote_forward(lab: Lab) -> None:
                 connection.sendall(b"from the host\n")
             said, _ = asks.communicate()
             assert said == "from the host\n"
-        assert lab.sh("nc 127.0.0.1 17000 </dev/null 2>/dev/null || echo gone") == "gone\n"
+        ask = "nc 127.0.0.1 17000 </dev/null 2>/dev/null || echo gone"
+        assert wait_until(lambda: lab.sh(ask) == "gone\n", 60)  # the guest takes a moment
 
 
 def test_dynamic_forward(lab: Lab) -> None:

@@ -56,8 +56,8 @@ class Guest:
 
     def words(self, script: str, *args: str) -> list[str]:
         """The command line for a script in the guest."""
-        root = ["sudo", "-n"] if self.sudo else []
-        remote = shlex.join([*root, "sh", "-c", script, "sh", *args])
+        run = ["sh", "-c", script, "sh", *args]
+        remote = shlex.join(ssh.as_root(run) if self.sudo else run)
         return ssh.command(self.keys, self.machine, ("-T", "-o", "BatchMode=yes"), (remote,))
 
     def expand(self, pattern: str) -> list[str]:
