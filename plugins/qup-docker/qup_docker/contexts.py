@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,19 +41,29 @@ def find_context(folder: Path) -> str | None:
 def make_context(folder: Path, name: str, url: str, description: str) -> bool:
     """Make a context, or mend the one that there is; whether it is new.
 
+    One that an earlier machine of that place has left behind is known by its description.
+
     Raises:
         HostError: there is no ``docker`` here, or it refuses.
     """
     words = ["--description", description, "--docker", describe_endpoint(folder, url)]
-    known = _docker("context", "inspect", name, check=False).code == 0
-    if known and find_context(folder) != name:
+    known = _docker("context", "inspect", name, check=False)
+    if known.code == 0 and name != find_context(folder) and read_title(known.stdout) != description:
         raise QupError(
             f"docker has a context {name!r} already, which is not this machine's",
             hint="take another name: --name NAME",
         )
-    _docker("context", "update" if known else "create", *words, name)
+    _docker("context", "create" if known.code else "update", *words, name)
     write_atomic(folder / NOTE, f"{name}\n")
-    return not known
+    return known.code != 0
+
+
+def read_title(inspected: str) -> str | None:
+    """The description in what ``docker context inspect`` has said."""
+    try:
+        return str(json.loads(inspected)[0]["Metadata"]["Description"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def use_context(name: str) -> None:
