@@ -182,8 +182,6 @@ class Resuming(Work):
             state = wait_until_ready(self.ctx, self.folder, plan, state, events, listening=True)
             self.ctx.watch.lap("login")
             catch_up(self.ctx, self.folder, login=login)
-            if login:
-                self.bring_folders(plan, state)
         except KeyboardInterrupt:
             raise Interrupted from None
         except GuestError as exc:
