@@ -15,7 +15,7 @@ from pathlib import Path
 from qup.errors import HostError
 from qup.model.folders import NINEP, FolderPlan, Owner
 from qup.namespaces import Bind, View
-from qup.paths import RuntimeFolder, make_private
+from qup.paths import STATE_FOLDER, RuntimeFolder, make_private
 
 Options = tuple[str, Mapping[str, str]]
 
@@ -79,7 +79,7 @@ def prepare_shares(
             continue
         source = find_folder(folder, project)
         place = make_private(make_private(runtime.folders) / folder.id)
-        hidden = find_hidden(source, secrets)
+        hidden = find_hidden(source, (*secrets, project / STATE_FOLDER))
         binds[folder.id] = Bind(source, place, hidden, read_only=folder.read_only)
     if not binds:
         return Shares({})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from qup.guest.folders.journal import UNSURE
 from qup.trees import OWN
 
 BATCH = 100
@@ -51,9 +52,14 @@ def find_changes(
         now = wanted.get(name, b"")
         if now[:1] == stamp[:1] or (now and not _is_folder(now) and not _is_folder(stamp)):
             continue
+        if stamp == UNSURE and now:
+            continue  # sent again, whatever it was
         if not now and is_excluded(name, _is_folder(stamp)):
             continue
-        (changes.empty if _is_folder(stamp) else changes.remove).append(name)
+        if not _is_folder(stamp):
+            changes.remove.append(name)
+        if _is_folder(stamp) or stamp == UNSURE:
+            changes.empty.append(name)
     changes.empty.sort(reverse=True)  # what is inside comes first
     outer = b""
     for name in sorted(strangers):
@@ -77,6 +83,7 @@ k=0
 d() {
   for f do
     shift
+    if [ -d "$f" ] && [ ! -L "$f" ]; then continue; fi
     if [ ! -L "$f" ] && [ -e %b ] && [ "$f" -nt %b ]; then k=$((k + 1)); else set -- "$@" "$f"; fi
   done
   [ $# = 0 ] || rm -f -- "$@" </dev/null

@@ -151,7 +151,7 @@ class Copy:
         )
         if not changes:
             return outcome
-        gone = [*changes.remove, *changes.empty]
+        gone = list(dict.fromkeys([*changes.remove, *changes.empty]))
         self._note(dict.fromkeys([*changes.send, *gone], UNSURE))
         if gone or changes.purge:
             outcome.kept = self._remove(changes)

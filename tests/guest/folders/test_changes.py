@@ -45,6 +45,11 @@ def test_a_folder_that_became_a_file_goes_first_and_the_other_way_round() -> Non
     assert find_changes({b"x": b"f 1"}, {b"x": b"l 1"}, never).remove == []
 
 
+def test_what_is_unsure_is_sent_again_and_removed_whatever_it_is() -> None:
+    changes = find_changes({b"d": b"d 755"}, {b"d": UNSURE, b"x": UNSURE}, never)
+    assert (changes.send, changes.remove, changes.empty) == ([b"d"], [b"x"], [b"x"])
+
+
 def test_what_is_left_out_now_stays_as_it_is() -> None:
     excludes = Excludes(["*.log"])
     changes = find_changes({}, {b"x.log": b"f 1"}, lambda n, f: excludes.cover(n, folder=f))
