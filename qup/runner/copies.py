@@ -21,8 +21,26 @@ from qup.trees import Tree
 PROGRESS_EVERY = 0.25
 """Seconds between two words about how far it is."""
 
+RELATIVE = "'host' of [[machine.folders]] is relative to the Qupfile"
+
 Cover = Callable[[Tree], bool]
 """Watches the folders of a tree; whether any is new to it."""
+
+
+def locate_source(ctx: Context, folder: FolderPlan) -> Path:
+    """Where a folder is on this computer, if it is there; links are followed."""
+    return (ctx.project.root / Path(folder.host).expanduser()).resolve()
+
+
+def explain_absence(path: Path) -> str | None:
+    """Why something can't be a guest's folder; None if it can."""
+    if not path.exists():
+        return "does not exist"
+    if not path.is_dir():
+        return "is no folder"
+    if STATE_FOLDER in path.parts:
+        return f"is in {STATE_FOLDER}, which has the machines' keys and disks"
+    return None
 
 
 def find_source(ctx: Context, machine: str, folder: FolderPlan) -> Path:
@@ -31,20 +49,12 @@ def find_source(ctx: Context, machine: str, folder: FolderPlan) -> Path:
     Raises:
         ConfigError: there is none, or it is qup's own.
     """
-    path = (ctx.project.root / Path(folder.host).expanduser()).resolve()
-    reason = None
-    if not path.exists():
-        reason = "does not exist"
-    elif not path.is_dir():
-        reason = "is no folder"
-    elif STATE_FOLDER in path.parts:
-        reason = f"is in {STATE_FOLDER}, which has the machines' keys and disks"
+    path = locate_source(ctx, folder)
+    reason = explain_absence(path)
     if reason is None:
         return path
     raise ConfigError(
-        f"machine {machine}: the folder {path} {reason}",
-        hint="'host' of [[machine.folders]] is relative to the Qupfile",
-        machine=machine,
+        f"machine {machine}: the folder {path} {reason}", hint=RELATIVE, machine=machine
     )
 
 
@@ -95,10 +105,14 @@ class Copying:
             return False  # a later round: nobody wants to read that nothing was to do
         progress = _Progress(self._ctx, name)
         with self._ctx.phase(name, "sync", f"copying {folder.host} to {folder.guest}") as phase:
+            first = copy is None
             if copy is None:
                 copy = self._copies[folder.id] = Copy(self._link, root, folder)
             outcome = copy.update(_scan(copy, cover, progress.tell_scan), progress.tell_sent)
             phase.result = describe(outcome)
+            reasons = [folder.reason, outcome.reason] if first and outcome.is_new else []
+            if why := "; ".join(filter(None, reasons)):
+                phase.result += f"; {why}"
         self._warn(folder, outcome)
         return outcome.changed
 

@@ -6,18 +6,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from qup import namespaces
 from qup.errors import GuestError
-from qup.folders import FolderFacts
+from qup.folders import FolderFacts, find_obstacle
 from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
 from qup.model.config import MachineConfig
 from qup.model.folders import AUTO, MOUNTED, NINEP, FolderPlan, owner_for
 from qup.model.plan import Plan
 from qup.model.state import State
-from qup.namespaces import find_obstacle as find_view_obstacle
 from qup.paths import MachineFolder
 from qup.runner.changes import read_plan
 from qup.runner.context import Context
-from qup.runner.copies import Copying, link_to, runtime_of
+from qup.runner.copies import (
+    RELATIVE,
+    Copying,
+    explain_absence,
+    link_to,
+    locate_source,
+    runtime_of,
+)
 
 
 def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
@@ -27,7 +34,7 @@ def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
         return FolderFacts()
     program = config.settings.qemu.program
     obstacles = {}
-    reason = find_view_obstacle()
+    reason = namespaces.find_obstacle()
     if reason is not None:
         # Then .qup would be seen by the guest, and files would belong to strangers.
         obstacles[NINEP] = f"QEMU can't be shown what the guest may see: {reason}"
@@ -39,14 +46,19 @@ def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
 def find_problems(
     ctx: Context, config: MachineConfig, plan: Plan
 ) -> Iterator[tuple[str, str | None]]:
-    """Why folders that are to be mounted can't be, where qup has not chosen that; each with what
+    """Folders that aren't there, or can't be mounted where qup has not chosen that; each with what
     to do.
     """
     facts = gather_facts(ctx, config)
     for folder in plan.folders:
-        if folder.chosen or folder.type not in facts.obstacles:
+        path = locate_source(ctx, folder)
+        if reason := explain_absence(path):
+            yield f"the folder {path} {reason}", RELATIVE
+        if folder.chosen or not folder.mounted:
             continue
-        reason = facts.obstacles[folder.type]
+        reason = find_obstacle(folder.type, plan.box, facts)
+        if reason is None:
+            continue
         hint = "leave 'type' out, and the best that works is taken"
         yield f"folder {folder.host} can't be mounted by {folder.type}: {reason}", hint
 

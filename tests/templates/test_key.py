@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qup.model.box import BoxSpec
+from qup.model.folders import FolderPlan
 from qup.model.network import AddressPlan, Forward, NicPlan, PortRange, Tap
 from qup.model.plan import (
     AcceleratorPlan,
@@ -221,3 +222,15 @@ def test_two_cards_in_one_network_get_two_addresses() -> None:
     plan = with_card(PRIVATE, fixed("10.128.1.1/16"), with_card(PRIVATE, fixed("10.128.1.2/16")))
     addresses = [nic.plan.address.addresses for nic in plan_golden(plan).nics[1:]]
     assert addresses == [("10.128.255.254/16",), ("10.128.255.253/16",)]
+
+
+def test_only_folders_that_are_mounted_are_a_part_of_the_hardware() -> None:
+    def key(*folders: FolderPlan) -> str:
+        return make_key(describe_visible(replace(PLAN, folders=folders), Emulator("7.2")))
+
+    copied = FolderPlan("folder0", ".", "/srv/app", "copy")
+    mounted = FolderPlan("folder0", ".", "/srv/app", "9p")
+    elsewhere = FolderPlan("folder0", "src", "/srv/x", "9p", read_only=True)
+    assert key() == key(copied)
+    assert key() != key(mounted)
+    assert key(mounted) == key(elsewhere), "a clone mounts what it likes, where it likes"

@@ -42,15 +42,20 @@ echo "$s/$2"
 # Where the power was cut, what was written last may be lost.
 read -r boot </proc/sys/kernel/random/boot_id
 [ ! -f "$s/$2.boot" ] || read -r last <"$s/$2.boot"
-[ "$boot" = "$last" ] || [ -e "$s/$2.safe" ] || echo unsafe
+safe() { [ "$(cat "$s/$1.safe" 2>/dev/null)" = "$(wc -c <"$s/$1")" ]; }
+[ "$boot" = "$last" ] || [ ! -f "$s/$2" ] || safe "$2" || echo unsafe
 echo "$boot" >"$s/$2.boot"
 for p in rsync tar; do command -v $p >/dev/null && echo $p; done
 echo
 [ ! -f "$s/$2" ] || cat "$s/$2"
 """
-_APPEND = 'rm -f "$1.safe"; cat >>"$1"'
-_REPLACE = 'rm -f "$1.safe"; cat >"$1.new" && mv -f "$1.new" "$1"'
-_MARK = ' && : >"$1.mark" && { (sync; : >"$1.safe") >/dev/null 2>&1 </dev/null & }'
+_APPEND = 'cat >>"$1"'
+_REPLACE = 'cat >"$1.new" && mv -f "$1.new" "$1"'
+_MARK = """ && : >"$1.mark" && {
+  size=$(wc -c <"$1")
+  (sync; echo "$size" >"$1.safe") </dev/null >/dev/null 2>&1 &
+}"""
+"""The newest copying is noted, and a moment later that all of it is on the guest's disk."""
 _LIST = 'cd "$1" && find . ! -name . -print0'
 
 
@@ -67,6 +72,7 @@ class Outcome:
         size: bytes that were sent.
         failed: what could not be read here.
         special: what is neither file, folder nor link.
+        is_new: nothing was there before.
     """
 
     way: str = ""
@@ -77,6 +83,7 @@ class Outcome:
     size: int = 0
     failed: Leftovers = field(default_factory=Leftovers)
     special: Leftovers = field(default_factory=Leftovers)
+    is_new: bool = False
 
     @property
     def changed(self) -> bool:
@@ -146,6 +153,7 @@ class Copy:
             GuestError: something failed in the guest; what is unsure is done again next time.
         """
         outcome = Outcome(special=tree.special, failed=tree.unreadable)
+        outcome.is_new = not self._journal.entries
         changes = find_changes(
             tree.entries, self._journal.entries, self._is_excluded, self._find_strangers()
         )

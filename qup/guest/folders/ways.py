@@ -65,13 +65,8 @@ class Rsync:
         shell = shlex.join(["ssh", "-F", str(link.keys.config), "-T", "-o", "BatchMode=yes"])
         words = [
             *("rsync", "--from0", "--files-from=-", "--links", "--perms", "--times", "--dirs"),
-            *(
-                "--omit-dir-times",
-                "--ignore-times",
-                "--chmod=Du+rwx",
-                "--no-implied-dirs",
-                "--secluded-args",
-            ),
+            *("--omit-dir-times", "--chmod=Du+rwx", "--no-implied-dirs", "--secluded-args"),
+            "--ignore-times",  # that they are different is known
             *("--rsh", shell, "--", f"{parcel.root}/", f"{link.machine}:{parcel.target}/"),
         ]
         listing = b"".join(b"./%b\0" % name for name in parcel.names)

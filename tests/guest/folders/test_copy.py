@@ -13,6 +13,7 @@ from qup.guest.folders.copy import Copy
 from qup.guest.folders.link import Link
 from qup.model.folders import FolderPlan
 from qup.paths import SshFolder
+from tests.vm.lab import wait_until
 
 SSH = """#!/bin/sh
 while [ "$1" != -- ] && [ "$1" != guest ]; do shift; done
@@ -102,14 +103,16 @@ def test_after_a_power_cut_everything_is_sent_again_and_can_still_be_removed(
     copy.update(copy.scan())
     notes = Path(os.environ["HOME"]) / ".local" / "state" / "qup" / "folders"
     (boot,) = notes.glob("*.boot")
+    assert wait_until(lambda: [*notes.glob("*.safe")] and next(notes.glob("*.safe")).read_text())
+    boot.write_text("another boot\n")
+    copy = Copy(link, source, plan(target, "tar"))
+    assert not copy.differs(copy.scan()), "it was safely on disk"
+    (safe,) = notes.glob("*.safe")
+    safe.write_text("0\n")
     boot.write_text("another boot\n")
     (target / "sub" / "x").write_text("")
     (source / "a b").unlink()
-    for path in notes.glob("*.safe"):
-        path.unlink()
     copy = Copy(link, source, plan(target, "tar"))
-    for path in notes.glob("*.safe"):  # what the first copying wrote a moment later
-        path.unlink()
     outcome = copy.update(copy.scan())
     assert (outcome.sent, outcome.removed) == (7, 1)
     assert (target / "sub" / "x").read_text() == "one\n"
