@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydantic import Field
 
-from qup.api import ConfigError, Guest, PluginError, Settings, hookimpl
+from qup.api import ConfigError, Guest, HostError, PluginError, Problem, Settings, hookimpl
+from qup.paths import Project
+from qup.qupfile import load, parse
 from qup.qupfile.schema import make_schema
-from qup.testing import check_plugin, make_plan, plugins_with
+from qup.runner.provision import Wanted, check_steps
+from qup.testing import FakeHost, check_plugin, make_plan, plugins_with
 
 STEP = "[[machine.provision]]\nengine = {}\n"
 
@@ -90,3 +94,62 @@ def test_true_stands_for_nothing_but_defaults() -> None:
         make_plan("[[machine.provision]]\nscript = true\n")
     forms = make_schema(plugins_with(Plugin()))
     assert '{"const": true' in str(forms).replace("'", '"').replace("True", "true")
+
+
+# --- on this computer, for a guest --------------------------------------------------------
+
+
+class Conductor(Engine):
+    name = "conductor"
+    on_host = True
+    needs_guest = True
+    default_run = "changed"
+
+    def ports(self, options: Any) -> Sequence[int]:
+        return []
+
+    def problems(self, options: Any, project: Path, host: Any) -> Sequence[Problem]:
+        return [] if host.which("baton") else [Problem("the baton is missing", "buy one")]
+
+
+class Orchestra:
+    @hookimpl
+    def qup_provisioners(self) -> list[Engine]:
+        return [Conductor()]
+
+
+CONDUCT = "[[machine.provision]]\nconductor = {}\n"
+
+
+def check(host: FakeHost, *done: str, wanted: Wanted | None = None) -> None:
+    registry = plugins_with(Orchestra())
+    config = load(parse(CONDUCT.encode()), registry=registry).machines["default"]
+    plan = make_plan(CONDUCT, Orchestra(), host=host)
+    ctx: Any = SimpleNamespace(plugins=registry, project=Project(Path("/project")), host=host)
+    check_steps(ctx, config, plan, done, wanted or Wanted())
+
+
+def test_what_a_step_lacks_is_said_before_the_start() -> None:
+    host = FakeHost()
+    with pytest.raises(HostError) as caught:
+        check(host)
+    assert "machine default: provisioning step conductor 1 can't run" in caught.value.message
+    assert "the baton is missing" in caught.value.message
+    assert caught.value.hint == "buy one; --no-provision starts the machine without it"
+    host.programs.add("baton")
+    check(host)
+
+
+def test_a_step_that_does_not_run_needs_nothing() -> None:
+    host = FakeHost()
+    (step,) = make_plan(CONDUCT, Orchestra(), host=host).provision
+    check(host, step.mark)
+    check(host, wanted=Wanted(none=True))
+
+
+def test_a_step_on_this_computer_may_need_the_guest() -> None:
+    (step,) = make_plan(CONDUCT, Orchestra()).provision
+    assert (step.on_host, step.run) == (True, "changed")
+    with pytest.raises(ConfigError) as caught:
+        make_plan(CONDUCT + 'on = "before-up"\n', Orchestra())
+    assert "'conductor' works on the guest, which is not up" in str(caught.value.details)
