@@ -79,6 +79,18 @@ def connect(
     return work.connect(plan, state, engine, None)
 
 
+def forget_unfinished(folder: MachineFolder, state: State) -> bool:
+    """Forget a machine whose start was cut off between being the template's guest and being
+    itself, and whose QEMU has ended: it never was. Returns whether it is one.
+    """
+    launch = state.launch
+    if launch is None or not launch.restored or launch.ready:
+        return False
+    forget(state.id)
+    folder.state.unlink(missing_ok=True)
+    return True
+
+
 @dataclass
 class Starting(Work):
     """A machine that is started.
@@ -231,10 +243,7 @@ class Starting(Work):
         if seen.status == CRASHED:
             self.ctx.tell(self.name, f"recovering: {seen.detail}")
         clean_up(self.ctx, self.folder, old)
-        if old.launch.restored and not old.launch.ready:
-            # Cut off between being the template's guest and being itself: it never was.
-            forget(old.id)
-            self.folder.state.unlink(missing_ok=True)
+        if forget_unfinished(self.folder, old):
             return None
         return old.with_launch(None)
 

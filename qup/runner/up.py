@@ -19,7 +19,7 @@ from qup.runner.revert import resume_restore
 from qup.runner.running import Running
 from qup.runner.save import finish_saving
 from qup.runner.snapshots import DRAFT, read_mark
-from qup.runner.start import Starting
+from qup.runner.start import Starting, forget_unfinished
 from qup.runner.stop import stop_locked
 from qup.runner.stopwatch import Stopwatch
 from qup.runner.suspended import discard
@@ -55,6 +55,8 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
                 reason = "an earlier start was cut off before the guest ran"
             ctx.tell(config.name, f"{reason}; starting anew")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
+            if seen.state is not None:
+                forget_unfinished(folder, seen.state)
             seen = observe(folder)
         ctx.watch.lap("lock")
         if resume_restore(ctx, config, folder):

@@ -319,7 +319,8 @@ def make_room(ctx: Context, *, keep: str) -> None:
         for template in templates:
             if total <= read_quota():
                 break
-            recent = time.time() - ctx.templates.last_used(template) < GRACE
+            # A time to come is one of a clock that was wrong.
+            recent = 0 <= time.time() - ctx.templates.last_used(template) < GRACE
             if template.id == keep or recent or find_users(template):
                 continue
             total -= ctx.templates.size(template)

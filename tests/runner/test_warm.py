@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from qup.errors import ConfigError, StateError, TemplateError
+from qup.model.plan import TemplatePlan
 from qup.model.state import State
 from qup.paths import Project, templates_root
 from qup.runner import warm
 from qup.runner.context import Context
 from qup.store import create_folders, remember, write_state
 from qup.templates.cache import DISK, RAM, STATE, Template
+from tests.templates.test_key import PLAN
 
 MIB = 1 << 20
 OLD = time.time() - 7 * 24 * 3600
@@ -81,6 +83,28 @@ def test_few_earlier_versions_of_steps_stay(ctx: Context) -> None:
     # The recent one is the first of the three.
     kept = [versions[0], versions[4], versions[5], versions[6], recent, booted]
     assert left == {item.id for item in kept}
+
+
+def test_a_clock_that_was_set_back(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was used in the future isn't kept for ever, and what failed then is tried again."""
+    ahead, kept = make(ctx, 1, time.time() + 1e7), make(ctx, 2, OLD)
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "1M")
+    warm.make_room(ctx, keep=kept.id)
+    assert [item.id for item in ctx.templates.templates()] == [kept.id]
+    assert not ctx.templates.folder(ahead.id).exists()
+    ctx.templates.refuse("f" * 32, "it was late")
+    assert ctx.templates.refusal("f" * 32) == "it was late"
+    os.utime(ctx.templates.root / "refused" / ("f" * 32), (time.time() + 1e7,) * 2)
+    assert ctx.templates.refusal("f" * 32) is None
+
+
+def test_without_a_quota_there_is_no_template(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "0")
+    plan = replace(PLAN, template=TemplatePlan("f" * 32))
+    origin = warm.choose_origin(ctx, None, plan, None, state=None)  # type: ignore[arg-type]
+    assert (origin.template, origin.reason) == (None, "the quota for templates is 0")
 
 
 def test_the_quota(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
