@@ -13,7 +13,7 @@ from qup_docker.certificates import keep_credentials
 from qup_docker.contexts import refresh_context
 from qup_docker.engine import ask_version
 from qup_docker.guests import ROOT, Facts, Family, look, run_script, write_files
-from qup_docker.systemd import PATHS, Systemd, write_installation
+from qup_docker.systemd import DAEMON, PATHS, Systemd, write_installation
 
 Report = Callable[[str], None]
 
@@ -114,8 +114,8 @@ def start(guest: Guest, family: Family, script: str) -> None:
     raise ProvisionError(
         "Docker's engine did not start",
         details="\n".join(words)[-2000:] or None,
-        hint="its options are those of the step 'docker' in the Qupfile, and what the guest has in"
-        f" {PATHS[3]}",
+        hint="its options are those of the step 'docker' in the Qupfile"
+        + (f", and the guest's own in {DAEMON}" if isinstance(family, Systemd) else ""),
     )
 
 
