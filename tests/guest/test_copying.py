@@ -23,6 +23,9 @@ from qup.guest.copying.unpack import unpack
 from qup.paths import SshFolder
 from qup.runner import copy as runner
 
+# Each test starts dozens of programs.
+pytestmark = pytest.mark.process
+
 SHELLS = [
     pytest.param(words, marks=[] if shutil.which(words[0]) else pytest.mark.skip("not installed"))
     for words in (["sh"], ["bash", "--posix"], ["busybox", "sh"])
