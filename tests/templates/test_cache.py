@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,21 @@ def test_damage_is_noticed(
     damage(cache.folder(made.id) / name)
     with pytest.raises(TemplateError, match=name):
         cache.check(made, BOOT)
+
+
+def test_further_disks_and_variables_are_a_part_of_it(cache: TemplateCache) -> None:
+    made = make(cache, "0123456789ab")
+    place = cache.folder(made.id)
+    again = cache.making_folder(KEY) / "web"
+    again.mkdir(parents=True)
+    for name in (RAM, STATE, DISK, "disk-data.qcow2", "vars.qcow2"):
+        (again / name).write_bytes((place / DISK).read_bytes())
+    more = cache.publish(again, replace(made, id="ab0123456789", files={}))
+    assert set(more.files) == {RAM, STATE, DISK, "disk-data.qcow2", "vars.qcow2"}
+    cache.check(more, more.boot_id)
+    (cache.folder(more.id) / "disk-data.qcow2").unlink()
+    with pytest.raises(TemplateError, match=r"disk-data\.qcow2 is missing"):
+        cache.check(more, more.boot_id)
 
 
 def test_a_flipped_bit_of_the_state_is_noticed(cache: TemplateCache) -> None:
