@@ -91,7 +91,9 @@ def _plan(context: Context, machine: MachineConfig, trust_accelerator: bool) -> 
     spec, box = find_box(context, machine)
     identity = identity_of(state) if state else new_identity(machine.name)
     digest = state.box_digest if state else (box.digest if box else None)
-    return make_plan(context, machine, identity, spec, digest, trust_accelerator=trust_accelerator)
+    # A box that is here says more than its name.
+    known = box.spec if box else spec
+    return make_plan(context, machine, identity, known, digest, trust_accelerator=trust_accelerator)
 
 
 def _print_seeds(context: Context, plans: dict[str, Plan], *, as_json: bool) -> None:

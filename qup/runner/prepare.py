@@ -8,7 +8,7 @@ import secrets
 import uuid
 from dataclasses import dataclass, replace
 
-from qup.api import Provisioner
+from qup.api import GuestSeeder, Provisioner
 from qup.errors import BoxError, ConfigError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
@@ -153,7 +153,7 @@ def make_plan(
         project_name=ctx.project.root.name,
         ports=_ports(ctx, config),
     )
-    seeder = ctx.plugins.guest_seeders[choose_seeder(config, spec)]
+    seeder = _find_seeder(ctx, config, spec)
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
     emulator, system = emulator_for(ctx, plan), ctx.host.system
@@ -161,6 +161,20 @@ def make_plan(
     if template.key and plan.provision:
         template = add_steps(template, plan, emulator, after=settings.after)
     return replace(plan, template=template)
+
+
+def _find_seeder(ctx: Context, config: MachineConfig, spec: BoxSpec) -> GuestSeeder:
+    name = choose_seeder(config, spec)
+    found = ctx.plugins.guest_seeders.get(name)
+    if found is None:  # the Qupfile's own was looked at when it was read
+        known = f"there are {', '.join(ctx.plugins.guest_seeders)}: say one as 'seeder'"
+        raise PluginError(
+            f"machine {config.name}: box {spec.name} wants the guest seeder {name!r}, which is not"
+            " here",
+            hint=ctx.plugins.explain_missing("guest seeder", name) or known,
+            machine=config.name,
+        )
+    return found
 
 
 def emulator_for(ctx: Context, plan: Plan) -> Emulator:

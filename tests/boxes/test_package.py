@@ -195,3 +195,16 @@ def test_a_box_of_vagrants(qup: Qup, project: Callable[..., Path]) -> None:
             archive.addfile(member, io.BytesIO(data))
     spec = built(qup, "./their.box")["spec"]
     assert (spec["user"], spec["seeder"], spec["kernel"]) == ("vagrant", "vagrant", False)
+
+
+def test_a_box_that_wants_what_is_not_here(qup: Qup, project: Callable[..., Path]) -> None:
+    """What the machine would need is named, and what there is."""
+    folder = project('[machine]\nbox = "./made.box"\n[machine.qemu]\naccelerator = "tcg"\n')
+    make_package(
+        folder, write_metadata(replace(SPEC, kernel=False), **{**TOLD, "seeder": "nosuch"})
+    )  # type: ignore[arg-type]
+    qup("box", "build", "./made.box").ok()
+    done = qup("plan")
+    assert done.code == 7, done
+    assert "wants the guest seeder 'nosuch'" in done.stderr
+    assert "nocloud" in done.stderr
