@@ -363,8 +363,9 @@ def trust(
 ) -> None:
     """Allow this project's Qupfile, with exactly its present content, to run programs here.
 
-    Only Qupfiles with raw `qemu.args`, an unusual `qemu.program`, or a disk whose image is outside
-    of the project, or raw and written to, need that. A change of the Qupfile needs it anew.
+    Only Qupfiles with raw `qemu.args`, an unusual `qemu.program`, a folder or a disk's image
+    outside of the project, an image that is raw and written to, or the like need that. A change
+    of the Qupfile needs it anew.
     """
     from qup import trust as store
     from qup.qupfile import read
