@@ -105,7 +105,7 @@ def test_what_was_unmounted_is_mounted_again_by_up(lab: Lab) -> None:
 
 
 def test_a_folder_in_use_keeps_a_machine_from_being_saved(lab: Lab) -> None:
-    lab.sh("(cd /srv/tools; exec sleep 600) </dev/null >/dev/null 2>&1 &", "one")
+    lab.sh("cd /srv/tools; sleep 600 </dev/null >/dev/null 2>&1 &", "one")
     done = lab("snapshot", "save", "used", "one")
     assert done.code == 10, done
     assert "/srv/tools is in use in the guest" in done.stderr
