@@ -206,6 +206,7 @@ def discard_machine(folder: MachineFolder, state: State) -> None:
     forget(state.id)
     for path in folder.ssh.iterdir():
         path.unlink()
+    folder.hosts.unlink(missing_ok=True)
     forget_origin(folder)
     clear_mark(folder, DRAFT)
 
@@ -222,4 +223,6 @@ def discard_saved(ctx: Context, folder: MachineFolder, state: State) -> bool:
         return False
     clean_up(ctx, folder, state)
     discard_machine(folder, state)
+    with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+        ctx.templates.remove_leftovers()
     return True

@@ -118,6 +118,23 @@ def test_another_name_or_content_makes_another_one(lab: Lab) -> None:
     (lab.folder / "app").write_text("version 1\n")
 
 
+def test_steps_that_do_not_look_at_the_name(lab: Lab) -> None:
+    step = """
+        [[machine.provision]]
+        share = "all"
+        shell = "head -c 8 /dev/urandom | od -An -tx8 >/root/made"
+    """
+    lab.write(SMALL + step + "[machines.one]\n[machines.two]\n")
+    try:
+        lab("up", "one").ok()
+        assert "1 step skipped" in lab("up", "two").ok().stderr
+        assert lab.sh(MADE, "one") == lab.sh(MADE, "two")
+        assert [lab.sh("hostname", name) for name in ("one", "two")] == ["one\n", "two\n"]
+    finally:
+        lab("destroy", "-y", "one", "two")
+        lab.write(SMALL + STEPS + MACHINES)
+
+
 def test_to_be_sure(lab: Lab) -> None:
     made = lab.sh(MADE, "web")
     said = lab("up", "twin", "--no-cache").ok().stderr
