@@ -178,6 +178,19 @@ def test_strangers_are_refused(ours: Path, theirs: Path, who: str, words: str) -
         ask_version(ours, "127.0.0.1", port)
 
 
+def test_somebody_who_hangs_up(ours: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def hang_up() -> None:
+        connection, _ = listener.accept()
+        with listener, connection:
+            connection.recv(10_000)  # what is unread would make it a reset
+
+    threading.Thread(target=hang_up, daemon=True).start()
+    with pytest.raises(MachineError, match="no engine answers at .*: it hung up"):
+        ask_version(ours, "127.0.0.1", int(listener.getsockname()[1]))
+
+
 def test_nobody_there(ours: Path) -> None:
     with socket.socket() as holder:  # bound, so that nobody else gets the port, but not listening
         holder.bind(("127.0.0.1", 0))
