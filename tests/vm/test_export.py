@@ -20,7 +20,7 @@ from qup.builtin.seeder_vagrant import Vagrant
 from qup.guest.keys import public_half
 from tests.vm.lab import Lab, open_lab
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 QUPFILE = """\
 [machine]
@@ -62,13 +62,13 @@ def lab(vm_cache: Path) -> Iterator[Lab]:
     """A machine that was up, and the box that was made of it."""
     known = "\n".join(public_half(key) for key in Vagrant().known_keys())
     with open_lab(vm_cache, QUPFILE.format(known=known)) as made:
-        made("up", timeout=120).ok()
+        made("up", timeout=240).ok()
         done = made("box", "export", "default", "origin.box")
         assert done.code == 9
         assert "'qup down default' first" in done.stderr
         made("down").ok()
         before = digest(made.machine() / "disk.qcow2")
-        done = made("box", "export", "default", "origin.box", "--json", timeout=120).ok()
+        done = made("box", "export", "default", "origin.box", "--json", timeout=240).ok()
         assert digest(made.machine() / "disk.qcow2") == before
         [finished] = [
             event for event in map(json.loads, done.stdout.splitlines())
@@ -126,7 +126,7 @@ def test_a_machine_of_the_box(lab: Lab) -> None:
     """It has what the other one was given, and is somebody else."""
     folder = start(lab, "copy", 'hostname = "copy"\n')
     try:
-        lab("up", cwd=folder, timeout=120).ok()
+        lab("up", cwd=folder, timeout=240).ok()
         said = lab("ssh", "--", "cat /srv-made; hostname; id -un; sudo cat /etc/machine-id",
                    cwd=folder).ok().stdout.splitlines()  # fmt: skip
         assert said[:3] == ["made", "copy", "vagrant"]
@@ -141,7 +141,7 @@ def test_a_box_without_cloud_init(lab: Lab) -> None:
     """The well-known key gets in once, and never again."""
     folder = start(lab, "vagrants", 'seeder = "vagrant"\n')
     try:
-        done = lab("up", cwd=folder, timeout=120).ok()
+        done = lab("up", cwd=folder, timeout=240).ok()
         assert "well-known key" in done.stdout + done.stderr
         assert "made its own host key" in done.stdout + done.stderr
         keys = lab("ssh", "--", "cat .ssh/authorized_keys", cwd=folder).ok().stdout
@@ -150,7 +150,7 @@ def test_a_box_without_cloud_init(lab: Lab) -> None:
         for key in Vagrant().known_keys():
             assert public_half(key).split()[1] not in keys
         assert not (ours / "known_keys").exists()
-        assert lab("reload", cwd=folder, timeout=120).ok()
+        assert lab("reload", cwd=folder, timeout=240).ok()
         assert lab("ssh", "--", "id -un", cwd=folder).ok().stdout == "vagrant\n"
     finally:
         lab("destroy", "-y", cwd=folder).ok()
@@ -158,7 +158,7 @@ def test_a_box_without_cloud_init(lab: Lab) -> None:
 
 def test_as_it_is(lab: Lab) -> None:
     """Without cleaning nothing has to boot, and everything is in the box."""
-    lab("box", "export", "default", "whole.box", "--as-is", timeout=60).ok()
+    lab("box", "export", "default", "whole.box", "--as-is", timeout=240).ok()
     with (lab.folder / "whole.box").open("rb") as file:
         reader = zstandard.ZstdDecompressor().stream_reader(file)
         data = io.BytesIO(reader.read())
