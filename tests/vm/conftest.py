@@ -31,5 +31,13 @@ def debian_cache(vm_cache: Path, sandboxes: Path) -> Path:
     for program in ("mmdebstrap", "mke2fs"):
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             pytest.skip(f"box debian is made with {program}, which is not installed")
+    before = describe_lists()
     make_box(vm_cache, "debian/12", Sandbox(Path(tempfile.mkdtemp(prefix="b", dir=sandboxes))))
+    assert describe_lists() == before, "making a box has changed this computer's own apt"
     return vm_cache
+
+
+def describe_lists() -> dict[str, tuple[int, int]]:
+    """What this computer's apt knows of its sources: sizes and times, without the lock."""
+    files = Path("/var/lib/apt/lists").glob("*_*")
+    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}

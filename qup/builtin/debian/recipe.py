@@ -26,6 +26,7 @@ from pathlib import Path
 
 from qup.api import HostError, Result, follow
 from qup.builtin.debian import archive, boot
+from qup.builtin.debian.workplace import Workplace, in_namespace, open_workplace
 from qup.builtin.tiny import debs
 from qup.builtin.tiny.debs import Report
 from qup.builtin.tiny.errors import RecipeError
@@ -151,13 +152,11 @@ def build(
         sources = archive.find_sources(apt, suite, arch)
         settings = archive.find_settings(apt.settings())
     root, parts = out / "root.raw", out / "boot.tar"
-    with tempfile.TemporaryDirectory(prefix="qup-debian-") as name:
-        overlay = Path(name) / "overlay.tar"
+    with open_workplace(_choose_workplace(out)) as place:
+        overlay = place.folder / "overlay.tar"
         overlay.write_bytes(make_overlay(sources))
-        _bootstrap(
-            [*_arguments(suite, arch, sources, settings, overlay, packages)],
-            (root, parts), _choose_workplace(out), report,
-        )  # fmt: skip
+        words = [*in_namespace(), *_arguments(suite, arch, sources, settings, overlay, packages)]
+        _bootstrap(words, (root, parts), place, report)
     report("writing the box")
     release, installed = boot.make_boot(parts, out)
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-W", "-m", "4"]
@@ -199,7 +198,7 @@ def _arguments(
 
 
 def _bootstrap(
-    argv: Sequence[str], files: tuple[Path, Path], workplace: Path, report: Report
+    argv: Sequence[str], files: tuple[Path, Path], workplace: Workplace, report: Report
 ) -> None:
     """Run mmdebstrap; it fills the two files: the root file system, and what boots it."""
     mke2fs = [
@@ -216,7 +215,7 @@ def _bootstrap(
             os.fchmod(opened[-1], 0o666)
         os.ftruncate(opened[0], DISK_SIZE)
         environment = {
-            "TMPDIR": os.fspath(workplace),
+            "TMPDIR": os.fspath(workplace.folder),
             "LC_ALL": "C.UTF-8",
             "INITRD": "No",  # the kernel's package need not make one: it takes half a minute
             "DEBIAN_FRONTEND": "noninteractive",
@@ -228,8 +227,8 @@ def _bootstrap(
             "BOX_BOOT_FD": str(opened[1]),
         }
         result = follow(
-            argv, lambda line: _tell(line, report), env=environment, descriptors=opened,
-            timeout=TIMEOUT,
+            argv, lambda line: _tell(line, report), env=environment,
+            descriptors=[*opened, workplace.handle], timeout=TIMEOUT,
         )  # fmt: skip
     except HostError as exc:
         raise RecipeError(exc.message, exc.hint or "look at the network and at the disk") from exc
@@ -237,7 +236,7 @@ def _bootstrap(
         for descriptor in opened:
             os.close(descriptor)
     if result.code != 0:
-        raise explain_failure(result, workplace)
+        raise explain_failure(result, workplace.folder.parent)
 
 
 def _tell(line: str, report: Report) -> None:
