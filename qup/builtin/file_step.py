@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qup.api import ConfigError, Guest, Provisioner, ProvisionError, hookimpl, is_outside
+from qup.api import ConfigError, Guest, Provisioner, ProvisionError, QupError, hookimpl, is_outside
 
 if TYPE_CHECKING:
     from qup.api import Settings
@@ -84,7 +85,8 @@ class FileStep:
                 words = [options.destination, part, mode, owner, source.name]
                 guest.run([*place, _PLACE_FILE, "sh", *words])
         finally:
-            guest.run([*sudo, "rm", "-f", part], check=False)
+            with contextlib.suppress(QupError):  # what is to be told is why the step failed
+                guest.run([*sudo, "rm", "-f", part], check=False)
         report(f"{options.source} -> {options.destination}")
 
 

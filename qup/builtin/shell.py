@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable
@@ -14,6 +15,7 @@ from qup.api import (
     Guest,
     Provisioner,
     ProvisionError,
+    QupError,
     TooLong,
     describe_exit,
     hookimpl,
@@ -66,7 +68,8 @@ class Shell:
             _put(guest, script, target)
             _run(guest, options, script, target, report)
         finally:
-            guest.run([*_sudo(options), "rm", "-f", target, f"{target}.pid"], check=False)
+            with contextlib.suppress(QupError):  # what is to be told is why the step failed
+                guest.run([*_sudo(options), "rm", "-f", target, f"{target}.pid"], check=False)
 
 
 class Script(Shell):
@@ -136,7 +139,8 @@ def _run(
     try:
         code = guest.stream(["sh", "-c", _START, "sh", f"{target}.pid", *as_whom, *words], report)
     except TooLong:
-        guest.run([*_sudo(options), "sh", "-c", _KILL_TREE, "sh", f"{target}.pid"], check=False)
+        with contextlib.suppress(QupError):
+            guest.run([*_sudo(options), "sh", "-c", _KILL_TREE, "sh", f"{target}.pid"], check=False)
         raise
     if code != 0:
         raise ProvisionError(f"the script ended with {describe_exit(code)}")

@@ -201,9 +201,9 @@ def test_a_step_that_reboots_the_guest(lab: Lab) -> None:
     assert done.code == 11, done
     assert "the connection to the guest broke" in done.stderr
     assert "in the background, as its last act" in done.stderr
-    write(lab, "[[machine.provision]]\nshell = 'echo back'\n")
+    write(lab, "[[machine.provision]]\nshell = 'echo again'\n")
     assert wait_until(lambda: lab("up", timeout=120).code == 0, 120)
-    assert log(lab, 1) == "back\n"
+    assert log(lab, 1) == "again\n"
 
 
 def test_steps_on_this_computer(lab: Lab) -> None:

@@ -191,7 +191,10 @@ def user_lab(net: Net, box_cache: Path) -> Iterator[Lab]:
         pytest.skip("another user can't read this checkout")
     with open_lab(box_cache, prefix=(*net.prefix, *AS_NOBODY)) as made:
         made.cache = made.box.root / "cache"  # root's is for nobody else
-        shutil.copytree(box_cache, made.cache, symlinks=True)
+        # Other tests make templates meanwhile.
+        shutil.copytree(
+            box_cache, made.cache, symlinks=True, ignore=shutil.ignore_patterns("templates")
+        )
         for path in (made.box.root, *made.box.root.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
         yield made

@@ -43,6 +43,12 @@ done
 rm -f "$root"/etc/update-motd.d/10-uname
 : >"$root/etc/motd"
 
+# mmdebstrap keeps services from starting in here; in the guest they shall. It looks whether these
+# are still there before it puts them back itself.
+rm -f "$root/usr/sbin/policy-rc.d"
+daemon=$root/sbin/start-stop-daemon
+[ ! -e "$daemon.REAL" ] || mv "$daemon.REAL" "$daemon"
+
 # Traces of the making: mmdebstrap's settings for apt and dpkg, lists, caches, logs.
 rm -f "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 find "$root/var/lib/apt/lists" "$root/var/cache/apt" "$root/var/log" "$root/run" \

@@ -79,12 +79,19 @@ def _is_folder(stamp: bytes) -> bool:
 
 _REMOVING = b"""
 cd %b || exit
-k=0
+m=%b k=0
+# Some shells compare times by the second: where that does not tell, the size does.
+changed() {
+  [ ! -L "$2" ] && [ -e "$2" ] && [ -e "$m" ] || return 1
+  [ "$2" -nt "$m" ] || { [ "$1" != - ] && [ ! "$m" -nt "$2" ] && [ "$(wc -c <"$2")" -ne "$1" ]; }
+}
 d() {
-  for f do
-    shift
+  n=$#
+  while [ $n -gt 0 ]; do
+    size=$1 f=$2 n=$((n - 2))
+    shift 2
     if [ -d "$f" ] && [ ! -L "$f" ]; then continue; fi
-    if [ ! -L "$f" ] && [ -e %b ] && [ "$f" -nt %b ]; then k=$((k + 1)); else set -- "$@" "$f"; fi
+    if changed "$size" "$f"; then k=$((k + 1)); else set -- "$@" "$f"; fi
   done
   [ $# = 0 ] || rm -f -- "$@" </dev/null
 }
@@ -93,23 +100,35 @@ x() { rm -rf -- "$@" </dev/null; }
 """
 
 
-def write_removal(changes: Changes, folder: str, mark: str) -> Iterator[bytes]:
+def write_removal(
+    changes: Changes, known: Mapping[bytes, bytes], folder: str, mark: str
+) -> Iterator[bytes]:
     """A script for the guest's shell that removes what is to go.
 
     What was changed in the guest after ``mark`` stays; how many those are is printed at the end.
 
     Args:
         changes: what to remove.
+        known: the copy's entries, as far as qup has put them there.
         folder: where the copy is.
         mark: a file that is as old as the newest copying; empty for none.
     """
-    place, stamp = _quote(folder.encode()), _quote(mark.encode())
-    yield _REMOVING % (place, stamp, stamp)
-    for word, names in ((b"d", changes.remove), (b"r", changes.empty), (b"x", changes.purge)):
-        for start in range(0, len(names), BATCH):
-            batch = (_quote(b"./" + name) for name in names[start : start + BATCH])
-            yield word + b" " + b" ".join(batch) + b"\n"
+    yield _REMOVING % (_quote(folder.encode()), _quote(mark.encode()))
+    files = [_size_of(known.get(name, b"")) + b" " + _path(name) for name in changes.remove]
+    empty, purge = map(_path, changes.empty), map(_path, changes.purge)
+    for word, paths in ((b"d", files), (b"r", list(empty)), (b"x", list(purge))):
+        for start in range(0, len(paths), BATCH):
+            yield word + b" " + b" ".join(paths[start : start + BATCH]) + b"\n"
     yield b"echo $k\n"
+
+
+def _size_of(stamp: bytes) -> bytes:
+    """A file's size as qup has sent it; ``-`` if it is not known."""
+    return stamp.split()[1] if stamp[:1] == b"f" else b"-"
+
+
+def _path(name: bytes) -> bytes:
+    return _quote(b"./" + name)
 
 
 def _quote(word: bytes) -> bytes:

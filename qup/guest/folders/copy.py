@@ -160,9 +160,10 @@ class Copy:
         if not changes:
             return outcome
         gone = list(dict.fromkeys([*changes.remove, *changes.empty]))
+        known = dict(self._journal.entries)
         self._note(dict.fromkeys([*changes.send, *gone], UNSURE))
         if gone or changes.purge:
-            outcome.kept = self._remove(changes)
+            outcome.kept = self._remove(changes, known)
             outcome.removed = len(gone) + len(changes.purge) - outcome.kept
         unsure = self._send(changes, outcome, report)
         done = {name: tree.entries[name] for name in changes.send if name not in unsure}
@@ -200,9 +201,10 @@ class Copy:
         found = self._link.call("listing the guest's folder", _LIST, self._folder.guest)
         return [name.removeprefix(b"./") for name in found.split(b"\0") if name]
 
-    def _remove(self, changes: Changes) -> int:
+    def _remove(self, changes: Changes, known: Mapping[bytes, bytes]) -> int:
         """Remove what is to go; returns how many files stay, as the guest has changed them."""
-        script = write_removal(changes, self._folder.guest, f"{self._place}.mark")
+        mark = f"{self._place}.mark"
+        script = write_removal(changes, known, self._folder.guest, mark)
         said = self._link.call("removing files in the guest", "exec sh -s", input=script)
         return int(said.split()[-1])
 

@@ -109,19 +109,24 @@ def test_removing(tmp_path: Path, shell: list[str]) -> None:
         with open(path, "w"):
             os.utime(path, (900, 900))
     os.utime(place / "changed", (2000, 2000))
+    # In the second of the copying: the size tells.
+    for name, size in (("longer", 2), ("as-it-was", 1)):
+        (place / name).write_bytes(b"x" * size)
+        os.utime(place / name, (1000, 1000))
     (place / "link").symlink_to("changed")
     (place / "d" / "e").mkdir(parents=True)
     (place / "full" / "of").mkdir(parents=True)
     (place / "theirs" / "x").mkdir(parents=True)
     changes = Changes(
-        remove=[*odd, *many, b"changed", b"link", b"not-there"],
+        remove=[*odd, *many, b"changed", b"longer", b"as-it-was", b"link", b"not-there"],
         empty=[b"full", b"d/e", b"d"],
         purge=[b"theirs"],
     )
-    script = b"".join(write_removal(changes, str(place), str(mark)))
+    known = dict.fromkeys([b"longer", b"as-it-was"], b"f 1 1000000000000 644")
+    script = b"".join(write_removal(changes, known, str(place), str(mark)))
     done = subprocess.run(shell, input=script, capture_output=True, check=False)
-    assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, [b"1"], b"")
-    assert sorted(os.listdir(place)) == ["changed", "full", "stays"]
+    assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, [b"2"], b"")
+    assert sorted(os.listdir(place)) == ["changed", "full", "longer", "stays"]
 
 
 def test_an_archive_has_what_is_there_and_keeps_its_promises(tmp_path: Path) -> None:
