@@ -1,4 +1,4 @@
-"""The table of commands, and the one place where errors become words and exit codes.
+"""The command line, and the one place where errors become words and exit codes.
 
 A command's module is imported when the command is run, so that ``qup ssh`` does not pay for
 what ``qup up`` needs.
@@ -15,12 +15,13 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from qup.cli.commands import COMMANDS, HEADINGS, PLUGINS_HEADING
 from qup.errors import (
     BUG_EXIT_CODE,
     INTERRUPTED_EXIT_CODE,
@@ -44,64 +45,6 @@ PIPE_EXIT_CODE = 141
 """What a program ends with that SIGPIPE ended: 128 + 13."""
 
 
-class Entry(NamedTuple):
-    """Where a command is: a function or a ``typer.Typer`` in a module of :mod:`qup.cli`."""
-
-    module: str
-    attribute: str
-    hidden: bool = False
-    takes_words: bool = False
-
-
-COMMANDS = {
-    "up": Entry("up", "up"),
-    "down": Entry("stop", "down"),
-    "start": Entry("up", "up", hidden=True),
-    "stop": Entry("stop", "down", hidden=True),
-    "halt": Entry("stop", "down", hidden=True),
-    "kill": Entry("stop", "kill"),
-    "reload": Entry("up", "reload"),
-    "restart": Entry("up", "reload", hidden=True),
-    "reset": Entry("up", "reset"),
-    "upgrade": Entry("upgrade", "upgrade"),
-    "suspend": Entry("suspend", "suspend"),
-    "resume": Entry("suspend", "resume"),
-    "snapshot": Entry("snapshot", "app"),
-    "run": Entry("run", "run"),
-    "provision": Entry("up", "provision"),
-    "sync": Entry("sync", "sync"),
-    "destroy": Entry("stop", "destroy"),
-    "rm": Entry("stop", "destroy", hidden=True),
-    "status": Entry("look", "status"),
-    "list": Entry("look", "list_machines"),
-    "ls": Entry("look", "list_machines", hidden=True),
-    "ssh": Entry("ssh", "ssh", takes_words=True),
-    "cp": Entry("copy", "cp"),
-    "scp": Entry("copy", "cp", hidden=True),
-    "ssh-config": Entry("ssh", "ssh_config"),
-    "logs": Entry("logs", "logs"),
-    "console": Entry("console", "console"),
-    "view": Entry("screen", "view"),
-    "screenshot": Entry("screen", "screenshot"),
-    "ip": Entry("look", "ip"),
-    "url": Entry("engine", "url"),
-    "active": Entry("engine", "active"),
-    "config": Entry("engine", "config"),
-    "port": Entry("port", "app"),
-    "plan": Entry("config", "plan"),
-    "inspect": Entry("look", "inspect"),
-    "init": Entry("config", "init"),
-    "validate": Entry("config", "validate"),
-    "schema": Entry("config", "schema"),
-    "trust": Entry("config", "trust"),
-    "doctor": Entry("doctor", "doctor"),
-    "box": Entry("box", "app"),
-    "template": Entry("templates", "app"),
-    "plugins": Entry("plugins", "app"),
-}
-"""All commands, in the order of ``qup --help``."""
-
-
 class LazyGroup(TyperGroup):
     """Commands that are imported when they are asked for; plugins' commands after our own."""
 
@@ -114,9 +57,13 @@ class LazyGroup(TyperGroup):
             target = getattr(module, entry.attribute)
             cls = WordsCommand if entry.takes_words else TyperCommand
             cls = getattr(target, "command_class", cls)
-            return _build(cmd_name, target, hidden=entry.hidden, cls=cls)
-        if command := _plugin_commands().get(cmd_name):
-            return _build(cmd_name, command.callback, summary=command.summary)
+            command = _build(cmd_name, target, hidden=entry.hidden, cls=cls)
+            command.rich_help_panel = HEADINGS[cmd_name]
+            return command
+        if foreign := _plugin_commands().get(cmd_name):
+            command = _build(cmd_name, foreign.callback, summary=foreign.summary)
+            command.rich_help_panel = PLUGINS_HEADING
+            return command
         return None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

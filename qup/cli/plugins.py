@@ -6,8 +6,8 @@ from dataclasses import asdict
 
 import typer
 
+from qup.cli.commands import COMMANDS
 from qup.cli.common import AsJson, print_json, print_table
-from qup.cli.main import COMMANDS
 from qup.model.text import printable
 from qup.plugins import Plugins
 

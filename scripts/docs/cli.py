@@ -11,7 +11,8 @@ from typing import Any
 
 from typer.main import get_command  # noqa: TID251  what the command line is made of
 
-from qup.cli.main import COMMANDS, app
+from qup.cli.commands import COMMANDS
+from qup.cli.main import app
 from scripts.docs.markdown import code, first_sentence, table
 
 SETTINGS_PANEL = "Settings"

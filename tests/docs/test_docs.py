@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qup import hookspecs, paths
-from qup.cli.main import COMMANDS
+from qup.cli.commands import COMMANDS
 from qup.model.config import Config
 from qup.model.runstate import RUN_STATES
 from qup.plugins import Plugins
