@@ -105,6 +105,7 @@ from qup.protocols import (
     Provisioner,
     RepeatingSource,
     Verdict,
+    complete_machines,
     machines_of,
 )
 from qup.unpacking import Made, make_disk
@@ -175,6 +176,7 @@ __all__ = [
     "TooLong",
     "Verdict",
     "check_url",
+    "complete_machines",
     "config_root",
     "describe_exit",
     "download",

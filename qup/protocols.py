@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from qup.downloads import Report
+from qup.errors import QupError
 from qup.model.box import Box, BoxSpec, Fetched
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, SeedPlan
@@ -392,6 +393,9 @@ class ProjectMachine(Protocol):
 class ProjectMachines(Protocol):
     """The machines of a project, for plugins' commands."""
 
+    def names(self) -> Sequence[str]:
+        """What they are called: those in the Qupfile, and those that have left it but exist."""
+
     def choose(self, name: str | None = None) -> ProjectMachine:
         """The machine of a name; without one the only machine, or the primary one.
 
@@ -413,6 +417,20 @@ def machines_of(ctx: Any) -> ProjectMachines:
     """
     found: ProjectMachines = ctx.find_root().obj.machines()
     return found
+
+
+def complete_machines(ctx: Any, incomplete: str) -> list[str]:
+    """Names of machines for tab completion, as ``autocompletion`` of an option or argument.
+
+    Args:
+        ctx: the command's ``typer.Context``.
+        incomplete: what has been typed of the name.
+    """
+    try:
+        names = machines_of(ctx).names()
+    except QupError:
+        return []  # nobody wants to read about it in the middle of a line
+    return [name for name in names if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True)

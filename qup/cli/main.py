@@ -48,6 +48,14 @@ PIPE_EXIT_CODE = 141
 class LazyGroup(TyperGroup):
     """Commands that are imported when they are asked for; plugins' commands after our own."""
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        context = super().make_context(*args, **more)
+        if context.resilient_parsing:  # tab completion, which doesn't call root()
+            from qup.cli.common import Globals
+
+            context.obj = Globals(Path(context.params.get("directory") or ""), 0.0)
+        return context
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  the interface's
         return [*COMMANDS, *_plugin_commands()]
 

@@ -38,6 +38,10 @@ class KnownMachines(NamedTuple):
 
     project: Project
 
+    def names(self) -> tuple[str, ...]:
+        """What they are called."""
+        return read_roster(self.project).names
+
     def choose(self, name: str | None = None) -> KnownMachine:
         """One of them; see :meth:`qup.runner.roster.Roster.choose_one`."""
         return KnownMachine(self.project.machine(read_roster(self.project).choose_one(name)))

@@ -12,7 +12,14 @@ from typing import Annotated, Any
 
 import typer  # noqa: TID251  for the options of commands; the command line has loaded it
 
-from qup.api import MachineError, ProjectMachine, QupError, follow, machines_of
+from qup.api import (
+    MachineError,
+    ProjectMachine,
+    QupError,
+    complete_machines,
+    follow,
+    machines_of,
+)
 from qup_docker import PORT
 from qup_docker.certificates import CA, CLIENT, CLIENT_KEY, forget_credentials
 from qup_docker.contexts import make_context, name_context, remove_context, use_context
@@ -35,6 +42,12 @@ from qup_docker.shells import (
 STEP = "docker"
 """The provisioner's name."""
 
+
+def complete_shells(incomplete: str) -> list[str]:
+    """Names of shells for tab completion."""
+    return [name for name in SHELLS if name.startswith(incomplete)]
+
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -51,6 +64,7 @@ Name = Annotated[
     typer.Argument(
         metavar="[NAME]",
         help="The machine; can be left out when there is one, or a primary one.",
+        autocompletion=complete_machines,
         show_default=False,
     ),
 ]
@@ -66,6 +80,7 @@ def env(
         typer.Option(
             metavar="SHELL",
             help=f"Write for this shell: {', '.join(SHELLS)}. Default: the one in SHELL.",
+            autocompletion=complete_shells,
             show_default=False,
         ),
     ] = None,

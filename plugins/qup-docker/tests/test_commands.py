@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from qup_docker.contexts import describe_endpoint, find_context, name_context, r
 from typer.testing import CliRunner
 
 from qup.api import HostError, MachineError, QupError
+from tests.conftest import Sandbox, run_qup
 
 
 @dataclass
@@ -176,6 +178,32 @@ def test_a_machine_that_sleeps_gets_them_later(machine: Machine) -> None:
     done = docker("regenerate-certs", "-y")
     assert done.exit_code == 0
     assert "the next 'qup up' makes new ones" in done.stderr
+
+
+# --- completion -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("qup docker env ", ["web", "db"]),
+        ("qup docker config w", ["web"]),
+        ("qup docker regenerate-certs --yes d", ["db"]),
+        ("qup docker context create ", ["web", "db"]),
+        ("qup docker env --shell f", ["fish"]),
+    ],
+)
+def test_completion(project: Callable[..., Path], line: str, words: list[str]) -> None:
+    project("[machines.web]\n[machines.db]\n")
+    complete = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = run_qup(env={"_QUP_COMPLETE": "complete_bash", **complete})
+    assert done.stdout.split() == words
+
+
+def test_completion_where_there_is_no_project(sandbox: Sandbox) -> None:
+    complete = {"COMP_WORDS": "qup docker env ", "COMP_CWORD": "3"}
+    done = run_qup(env={"_QUP_COMPLETE": "complete_bash", **complete})
+    assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
 # --- contexts -------------------------------------------------------------------------------
