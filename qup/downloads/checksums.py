@@ -20,7 +20,7 @@ BESIDE = ("{name}.sha256", "{name}.sha256sum", "SHA256SUMS", "sha256sum.txt", "S
           "CHECKSUM")  # fmt: skip
 """Where a file's digest may be, beside it; the first that has it counts."""
 
-_COREUTILS = re.compile(r"\\?([0-9a-fA-F]{64,128}) [ *](.+)")
+_COREUTILS = re.compile(r"\\?([0-9a-fA-F]{64,128})[ \t]+\*?(.+)")
 _BSD = re.compile(r"SHA-?(?:256|384|512) ?\((.+)\) ?= ?([0-9a-fA-F]{64,128})")
 _BARE = re.compile(r"([0-9a-fA-F]{64,128})")
 
@@ -70,15 +70,17 @@ def parse_sums(text: str, name: str, *, alone: bool = False) -> str | None:
         text: as sha256sum(1) writes it, plain or with ``--tag``; a signature around it and
             other lines do no harm.
         name: the file's name, without folders.
-        alone: the list is about this file only, so a digest without a name is its.
+        alone: the list is about this file only, so a digest without a name is its, and so is the
+            only one under another name: "latest" links have lists that name what they lead to.
 
     Returns:
         ``sha256:<hex>`` or the like, or None.
     """
-    for value, named in _entries(text):
-        if value and len(value) in LENGTHS and (named == name or (alone and named is None)):
-            return f"{LENGTHS[len(value)]}:{value.lower()}"
-    return None
+    found = [(value.lower(), named) for value, named in _entries(text) if len(value) in LENGTHS]
+    fitting = [value for value, named in found if named == name or (alone and named is None)]
+    if not fitting and alone and len(found) == 1:
+        fitting = [found[0][0]]
+    return f"{LENGTHS[len(fitting[0])]}:{fitting[0]}" if fitting else None
 
 
 def _entries(text: str) -> Iterator[tuple[str, str | None]]:

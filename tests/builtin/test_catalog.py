@@ -73,11 +73,15 @@ def test_qups_own_catalog_is_sound() -> None:
         if entry.recipe:  # made here, from the host's own sources
             continue
         for arch in entry.arches:
-            url, sums = entry.address(entry.url, arch), entry.address(entry.sums, arch)
-            assert urlsplit(url).scheme == urlsplit(sums).scheme == "https", entry
-            assert urlsplit(url).netloc == urlsplit(sums).netloc, entry
-            assert "{" not in url + sums
-            assert arch in url or ARCHES[arch] in url, entry
+            urls, sums = (
+                [entry.address(text, arch) for text in texts]
+                for texts in ((entry.url, *entry.mirrors), entry.sums)
+            )
+            for url, place in zip(urls, sums, strict=True):
+                assert urlsplit(url).scheme == urlsplit(place).scheme == "https", entry
+                assert urlsplit(url).netloc == urlsplit(place).netloc, entry
+                assert "{" not in url + place
+                assert arch in url or ARCHES[arch] in url, entry
 
 
 def test_a_users_catalog(qup: Qup, project: Callable[..., Path], web: Web) -> None:
@@ -147,6 +151,26 @@ def test_mirrors_are_asked_in_their_order(qup: Qup, project: Callable[..., Path]
     done = qup("box", "build", "--force", "acme/1")
     assert done.code == 8
     assert "none of 3 places" in done.stderr
+
+
+def test_lists_of_digests_have_mirrors_too(
+    qup: Qup, project: Callable[..., Path], web: Web
+) -> None:
+    """The first that has the digest counts, and is named; none of them is an error with all."""
+    publish(web, ONE)
+    web.put("/old/SUMS", "nothing\n")
+    folder = project('[machine]\nbox = "acme/1"\n')
+    entry = catalog(web).rpartition("sums = ")[0]
+    places = [web.url("/gone/SUMS"), web.url("/old/SUMS"), web.url("/img/SUMS")]
+    (folder / "boxes.toml").write_text(f"{entry}sums = {json.dumps(places)}\n")
+    qup("box", "update").ok()
+    assert boxes(qup)[0]["details"]["vouched"] == places[2]
+    assert qup("box", "outdated").ok().stdout.split()[-1] == "no"
+    (folder / "boxes.toml").write_text(f"{entry}sums = {json.dumps(places[:2])}\n")
+    done = qup("box", "build", "acme/1", "--force")
+    assert done.code == 8
+    for word in ("none of 2 places", "/gone/SUMS", "/old/SUMS has no digest"):
+        assert word in done.stderr
 
 
 def test_many_at_once_fetch_a_box_once(qup: Qup, project: Callable[..., Path], web: Web) -> None:

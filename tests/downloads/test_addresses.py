@@ -85,6 +85,59 @@ def test_names_must_match_as_a_whole() -> None:
     assert parse_sums(f"{'a' * 40}  guest.iso\n", "guest.iso") is None
 
 
+A, B = "a1" * 32, "b2" * 64
+SIGNED = f"""\
+-----BEGIN PGP SIGNED MESSAGE-----
+Hash: SHA256
+
+# Fedora-Cloud-Base-GCE-44-1.7.x86_64.tar.gz: 517158695 bytes
+SHA256 (Fedora-Cloud-Base-GCE-44-1.7.x86_64.tar.gz) = {"c" * 64}
+# Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2: 583729152 bytes
+SHA256 (Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2) = {A}
+-----BEGIN PGP SIGNATURE-----
+
+iQIzBAEBCAAdFiEE
+-----END PGP SIGNATURE-----
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "place"),
+    [
+        (f"{B}  debian-12-nocloud-amd64.qcow2\n{B}  debian-12-genericcloud-amd64.qcow2\n",
+         "debian-12-genericcloud-amd64.qcow2", "SHA512SUMS"),
+        (f"{'c' * 64} *ubuntu-24.04.tar.xz\n{A} *ubuntu-24.04-server-cloudimg-amd64.img\n",
+         "ubuntu-24.04-server-cloudimg-amd64.img", "SHA256SUMS"),
+        (SIGNED, "Fedora-Cloud-Base-Generic-44-1.7.x86_64.qcow2", "CHECKSUM"),
+        (f"{A}  AlmaLinux-9-GenericCloud-latest.x86_64.qcow2\n",
+         "AlmaLinux-9-GenericCloud-latest.x86_64.qcow2", "CHECKSUM"),
+        (f"# Rocky-9.qcow2: 645988352 bytes\nSHA256 (Rocky-9.qcow2) = {A}\n",
+         "Rocky-9.qcow2", "Rocky-9.qcow2.CHECKSUM"),
+        (f"{A} openSUSE-Leap-15.6-Minimal-VM.x86_64-Cloud.qcow2\n",
+         "openSUSE-Leap-15.6-Minimal-VM.x86_64-Cloud.qcow2", "…-Cloud.qcow2.sha256"),
+        (f"{A}  Arch-Linux-x86_64-cloudimg-20261115.612345.qcow2\n",
+         "Arch-Linux-x86_64-cloudimg.qcow2", "Arch-Linux-x86_64-cloudimg.qcow2.SHA256"),
+        (f"{B}\n", "alpine.qcow2", "alpine.qcow2.sha512"),
+        (f"SHA512 (FreeBSD-ufs.qcow2) = {'c' * 128}\nSHA512 (FreeBSD-ufs.qcow2.xz) = {B}\n",
+         "FreeBSD-ufs.qcow2.xz", "CHECKSUM.SHA512"),
+    ],
+    ids=["debian", "ubuntu", "fedora", "almalinux", "rocky", "opensuse", "arch", "alpine",
+         "freebsd"],
+)  # fmt: skip
+def test_each_distributor_has_a_form_of_its_own(text: str, name: str, place: str) -> None:
+    """As they publish it: plain, in text and binary mode, tagged, signed, bare, by a link."""
+    alone = name in place or place.startswith("…")
+    found = parse_sums(text, name, alone=alone)
+    assert found in (f"sha256:{A}", f"sha512:{B}")
+    if not alone:
+        assert parse_sums(text, f"x{name}") is None
+
+
+def test_a_list_of_several_under_other_names_says_nothing() -> None:
+    assert parse_sums(f"{A}  one.img\n{A}  two.img\n", "three.img", alone=True) is None
+    assert parse_sums(f"{A}  one.img\n", "three.img") is None
+
+
 @pytest.mark.parametrize(
     ("value", "offline"), [("1", True), ("yes", True), ("0", False), ("", False)]
 )

@@ -26,7 +26,7 @@ PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 KEYS = {"title", "user", "url", "mirrors", "sums", "sha256", "format", "arches", "note", "recipe",
         "version"}  # fmt: skip
-LISTS = ("arches", "recipe", "mirrors")
+LISTS = ("arches", "recipe", "mirrors", "sums")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Entry:
         user: the account that gets the key; empty for the one that the image means, or ``qup``.
         url: where the image is, with ``{arch}`` and ``{deb}`` for the processor.
         mirrors: where else the same file is, in the order in which they are asked.
-        sums: where its digest is published.
+        sums: where its digest is published; the places are asked in their order.
         digest: ``sha256:<hex>``; then ``sums`` isn't needed.
         format: what the image has to be.
         arches: the processors that it exists for.
@@ -62,7 +62,7 @@ class Entry:
     user: str = ""
     url: str = ""
     mirrors: tuple[str, ...] = ()
-    sums: str = ""
+    sums: tuple[str, ...] = ()
     digest: str | None = None
     format: str | None = None
     arches: tuple[str, ...] = tuple(ARCHES)
@@ -144,20 +144,27 @@ def _read_entry(name: str, table: Any, origin: str) -> Entry:
         raise wrong(f"'arches' is a list of {', '.join(ARCHES)}")
     if not USER.fullmatch(table.get("user", "qup")):
         raise wrong(f"{table['user']!r} is no user's name")
-    mirrors = table.get("mirrors", [])
-    if not isinstance(mirrors, list) or not all(isinstance(url, str) for url in mirrors):
-        raise wrong("'mirrors' is a list of addresses")
+    mirrors = _read_addresses(table.get("mirrors", []), "'mirrors' is a list of addresses", wrong)
+    sums = table.get("sums", [])
+    sums = [sums] if isinstance(sums, str) else sums
+    places = _read_addresses(sums, "'sums' is an address, or a list of addresses", wrong)
     recipe = _read_recipe(table.get("recipe"), wrong)
     if (recipe is None) == ("url" not in table):
         raise wrong("it needs either 'url' or 'recipe'")
-    if recipe is None and "sums" not in table and "sha256" not in table:
+    if recipe is None and not places and "sha256" not in table:
         raise wrong("it needs 'sha256', or 'sums': where its digest is published")
     digest = texts.pop("sha256", None)
     texts.pop("version", None)
     return Entry(
         name, origin, digest=digest and f"sha256:{digest.lower()}", arches=tuple(arches),
-        mirrors=tuple(mirrors), recipe=recipe, **texts,
+        mirrors=mirrors, sums=places, recipe=recipe, **texts,
     )  # fmt: skip
+
+
+def _read_addresses(value: Any, reason: str, wrong: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(url, str) for url in value):
+        raise wrong(reason)
+    return tuple(value)
 
 
 def _read_recipe(table: Any, wrong: Any) -> Recipe | None:

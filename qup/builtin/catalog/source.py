@@ -14,6 +14,7 @@ from qup.api import (
     BoxSpec,
     Fetched,
     Offer,
+    OfflineError,
     Reference,
     Report,
     fetch_text,
@@ -81,15 +82,14 @@ class Catalog:
         if entry.recipe:
             recipe = entry.recipe
             return fetch_debian(spec, recipe.suite, into, report, recipe.packages)
-        named = Reference(
-            entry.address(entry.url, spec.arch), find_published(entry, spec.arch), entry.format
-        )
+        digest, vouched = find_published(entry, spec.arch)
+        named = Reference(entry.address(entry.url, spec.arch), digest, entry.format)
         mirrors = [entry.address(url, spec.arch) for url in entry.mirrors]
         got = fetch_image(named, into, report, mirrors)
         details = {
             **got.details,
-            "published": named.digest,
-            "vouched": redact_url(entry.address(entry.sums, spec.arch)) or "given",
+            "published": digest,
+            "vouched": vouched,
         }
         return replace(got, details=details).as_box(spec, user=entry.user)
 
@@ -97,19 +97,34 @@ class Catalog:
         entry = find_entry(box.spec.name, project)
         if entry is None or entry.recipe or entry.digest:
             return None
-        published = find_published(entry, box.spec.arch)
+        published, _ = find_published(entry, box.spec.arch)
         return None if published == box.details.get("published") else "there is a newer image"
 
 
-def find_published(entry: Entry, arch: str) -> str:
-    """The digest of a box, where its distributor publishes it.
+def find_published(entry: Entry, arch: str) -> tuple[str, str]:
+    """The digest of a box, and who says so: the first of its distributor's lists that has it.
 
     Raises:
-        BoxError: it isn't there.
+        BoxError: none has it.
     """
     if entry.digest:
-        return entry.digest
-    place = entry.address(entry.sums, arch)
+        return entry.digest, "given"
+    failed: list[BoxError] = []
+    for place in (entry.address(place, arch) for place in entry.sums):
+        try:
+            return _find_digest(entry, arch, place), redact_url(place)
+        except OfflineError:
+            raise
+        except BoxError as exc:
+            failed.append(exc)
+    error = failed[0]
+    if len(failed) > 1:
+        error.details = "\n".join(exc.message for exc in failed)
+        error.message = f"none of {len(failed)} places has the digest of box {entry.name}"
+    raise error
+
+
+def _find_digest(entry: Entry, arch: str, place: str) -> str:
     file = entry.address(entry.url, arch).rpartition("/")[2]
     found = parse_sums(fetch_text(place), file, alone=file in place)
     if found is None:
