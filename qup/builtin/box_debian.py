@@ -50,8 +50,9 @@ class Debian:
 
 
 def describe_box(
-    name: str, source: str, arch: str, suite: str, packages: Sequence[str] = ()
-) -> BoxSpec:
+    name: str, source: str, arch: str, suite: str, packages: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+) -> BoxSpec:  # fmt: skip
     """A Debian that can be made here.
 
     Args:
@@ -60,6 +61,7 @@ def describe_box(
         arch: QEMU's word for the processor.
         suite: the release's code name.
         packages: what else is installed.
+        disabled: units of these that don't start by themselves.
 
     Raises:
         BoxError: not for this processor.
@@ -71,7 +73,7 @@ def describe_box(
             f"box {name} can't be made for {arch}",
             hint=f"it exists for {', '.join(recipe.ARCHES)}",
         )
-    made_of = repr((_recipe_digest(), sorted(packages)))
+    made_of = repr((_recipe_digest(), sorted(packages), sorted(disabled)))
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:12]
     return BoxSpec(
         name=name,
@@ -89,7 +91,7 @@ def describe_box(
 
 def fetch_debian(
     spec: BoxSpec, suite: str, into: Path, report: Callable[[str], None],
-    packages: Sequence[str] = (),
+    packages: Sequence[str] = (), disabled: Sequence[str] = (),
 ) -> Mapping[str, object]:  # fmt: skip
     """Make the box's files; see :func:`describe_box`.
 
@@ -100,7 +102,9 @@ def fetch_debian(
     from qup.builtin.tiny.errors import RecipeError
 
     try:
-        made = recipe.build(into, suite=suite, arch=spec.arch, report=report, packages=packages)
+        made = recipe.build(
+            into, suite=suite, arch=spec.arch, report=report, packages=packages, disabled=disabled
+        )
     except RecipeError as exc:
         raise BoxError(f"box {spec.name} can't be made: {exc}", hint=exc.hint) from exc
     return asdict(made)

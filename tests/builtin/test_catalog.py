@@ -197,13 +197,17 @@ def test_recipes(tmp_path: Path) -> None:
     (tmp_path / "boxes.toml").write_text(
         '["team/base"]\nrecipe = { suite = "bookworm", packages = ["git", "g++"] }\n'
         '["team/plain"]\nrecipe = { suite = "bookworm" }\n'
+        '["team/quiet"]\n'
+        'recipe = { suite = "bookworm", packages = ["git", "g++"], disabled = ["x.service"] }\n'
     )
     one = Catalog().resolve("team/base", "x86_64", tmp_path)
     two = Catalog().resolve("team/plain", "x86_64", tmp_path)
     assert one is not None
     assert two is not None
     assert (one.user, one.kernel) == ("debian", True)
-    assert one.key != two.key
+    three = Catalog().resolve("team/quiet", "x86_64", tmp_path)
+    assert three is not None
+    assert len({one.key, two.key, three.key}) == 3
 
 
 @pytest.mark.parametrize(
@@ -222,6 +226,8 @@ def test_recipes(tmp_path: Path) -> None:
         ('["a/1"]\nrecipe = { suite = "../x" }', "code name"),
         ('["a/1"]\nrecipe = { suite = "sid", packages = ["--option"] }', "packages"),
         ('["a/1"]\nrecipe = { suite = "sid", hook = "x" }', "recipe"),
+        ('["a/1"]\nrecipe = { suite = "sid", disabled = ["$(x).service"] }', "disabled"),
+        ('["a/1"]\nrecipe = { suite = "sid", disabled = "x.service" }', "disabled"),
         ("a = 1", "no table"),
     ],
 )

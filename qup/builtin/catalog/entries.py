@@ -23,6 +23,7 @@ ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+UNIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9:_.@-]*\.[a-z]+")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 KEYS = {"title", "user", "url", "mirrors", "sums", "sha256", "format", "arches", "note", "recipe",
         "version"}  # fmt: skip
@@ -31,10 +32,17 @@ LISTS = ("arches", "recipe", "mirrors", "sums")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a box is made here, instead of being fetched."""
+    """How a box is made here, instead of being fetched.
+
+    Attributes:
+        suite: the release's code name.
+        packages: what is installed besides what every box has.
+        disabled: units of these that don't start by themselves.
+    """
 
     suite: str
     packages: tuple[str, ...] = ()
+    disabled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,8 +178,8 @@ def _read_addresses(value: Any, reason: str, wrong: Any) -> tuple[str, ...]:
 def _read_recipe(table: Any, wrong: Any) -> Recipe | None:
     if table is None:
         return None
-    if not isinstance(table, Mapping) or set(table) - {"suite", "packages"}:
-        raise wrong("'recipe' has 'suite' and 'packages'")
+    if not isinstance(table, Mapping) or set(table) - {"suite", "packages", "disabled"}:
+        raise wrong("'recipe' has 'suite', 'packages' and 'disabled'")
     suite, packages = table.get("suite"), table.get("packages", [])
     if not isinstance(suite, str) or not re.fullmatch(r"[a-z]+", suite):
         raise wrong("'recipe.suite' is the code name of a release, such as bookworm")
@@ -179,4 +187,9 @@ def _read_recipe(table: Any, wrong: Any) -> Recipe | None:
         isinstance(name, str) and PACKAGE.fullmatch(name) for name in packages
     ):
         raise wrong("'recipe.packages' is a list of names of packages")
-    return Recipe(suite, tuple(packages))
+    disabled = table.get("disabled", [])
+    if not isinstance(disabled, list) or not all(
+        isinstance(name, str) and UNIT.fullmatch(name) for name in disabled
+    ):
+        raise wrong("'recipe.disabled' is a list of units of systemd, such as docker.service")
+    return Recipe(suite, tuple(packages), tuple(disabled))

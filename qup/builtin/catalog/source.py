@@ -56,10 +56,9 @@ class Catalog:
                 f"box {reference} does not exist for {arch}",
                 hint=f"it exists for {', '.join(entry.arches)}",
             )
-        if entry.recipe:
-            return describe_box(
-                reference, self.name, arch, entry.recipe.suite, entry.recipe.packages
-            )
+        if recipe := entry.recipe:
+            packages, disabled = recipe.packages, recipe.disabled
+            return describe_box(reference, self.name, arch, recipe.suite, packages, disabled)
         made_of = [entry.address(entry.url, arch), entry.digest, entry.format]
         made_of += [entry.user] if entry.user else []
         key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
@@ -79,9 +78,9 @@ class Catalog:
         entry = find_entry(spec.name, project)
         if entry is None:
             raise BoxError(f"box {spec.name} is not in a catalog any more")
-        if entry.recipe:
-            recipe = entry.recipe
-            return fetch_debian(spec, recipe.suite, into, report, recipe.packages)
+        if recipe := entry.recipe:
+            packages, disabled = recipe.packages, recipe.disabled
+            return fetch_debian(spec, recipe.suite, into, report, packages, disabled)
         digest, vouched = find_published(entry, spec.arch)
         named = Reference(entry.address(entry.url, spec.arch), digest, entry.format)
         mirrors = [entry.address(url, spec.arch) for url in entry.mirrors]

@@ -1,7 +1,7 @@
 # Run by mmdebstrap's last hook, with the new root as $1: what Debian leaves to whoever makes an
 # image. What is only a matter of files is in guest/root, and was laid over the root before.
 #
-# Environment: BOX_USER (the account), BOX_ROOT_FD and BOX_BOOT_FD (files of qup's, by descriptor,
+# Environment: BOX_USER (the account), BOX_DISABLED (units that don't start by themselves), BOX_ROOT_FD and BOX_BOOT_FD (files of qup's, by descriptor,
 # as their folder may be closed to the user we are in here), BOX_MKE2FS.
 set -eu
 root=$1
@@ -18,6 +18,7 @@ chroot "$root" useradd --create-home --shell /bin/bash --comment Debian \
 # Names are looked up by systemd-resolved, as the network says.
 ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" systemctl --quiet enable systemd-networkd systemd-resolved
+[ -z "$BOX_DISABLED" ] || chroot "$root" systemctl --quiet disable $BOX_DISABLED
 
 # Upgrades in the background take apt's lock and the processor when nobody expects it. e2scrub is
 # for LVM. A new kernel would not be booted: the box has its own.

@@ -126,8 +126,9 @@ class Manifest:
 
 
 def build(
-    out: Path, *, suite: str, arch: str, report: Report, packages: Sequence[str] = ()
-) -> Manifest:
+    out: Path, *, suite: str, arch: str, report: Report, packages: Sequence[str] = (),
+    disabled: Sequence[str] = (),
+) -> Manifest:  # fmt: skip
     """Make the box in an empty folder.
 
     Args:
@@ -136,6 +137,7 @@ def build(
         arch: QEMU's word for the processor, which must be this computer's.
         report: called with one line about each step that takes time.
         packages: more of them.
+        disabled: units of these that don't start by themselves.
 
     Raises:
         RecipeError: the host lacks a tool, a source, space or a permission, or a download failed.
@@ -156,7 +158,7 @@ def build(
         overlay = place.folder / "overlay.tar"
         overlay.write_bytes(make_overlay(sources))
         words = [*in_namespace(), *_arguments(suite, arch, sources, settings, overlay, packages)]
-        _bootstrap(words, (root, parts), place, report)
+        _bootstrap(words, (root, parts), place, report, disabled)
     report("writing the box")
     release, installed = boot.make_boot(parts, out)
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-c", "-W", "-m", "4"]
@@ -198,8 +200,9 @@ def _arguments(
 
 
 def _bootstrap(
-    argv: Sequence[str], files: tuple[Path, Path], workplace: Workplace, report: Report
-) -> None:
+    argv: Sequence[str], files: tuple[Path, Path], workplace: Workplace, report: Report,
+    disabled: Sequence[str],
+) -> None:  # fmt: skip
     """Run mmdebstrap; it fills the two files: the root file system, and what boots it."""
     mke2fs = [
         *(debs.find_tool("mke2fs", "e2fsprogs"), "-q", "-F", "-t", "ext4", "-L", "qup-root"),
@@ -222,6 +225,7 @@ def _bootstrap(
             "MKE2FS_CONFIG": os.devnull,
             "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"]),
             "BOX_USER": USER,
+            "BOX_DISABLED": " ".join(disabled),
             "BOX_MKE2FS": " ".join(mke2fs),
             "BOX_ROOT_FD": str(opened[0]),
             "BOX_BOOT_FD": str(opened[1]),
