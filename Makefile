@@ -19,7 +19,7 @@ demo: setup ## start a machine, look around in it, destroy it; with times
 	@scripts/demo
 
 test: test-setup lint ## every check and every test, with real guests
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: tools ## the inner loop: the tests that need neither QEMU nor many processes
 	$(PYTEST) -m "not vm and not qemu and not process" -q -x -n auto --maxprocesses 8 $(ARGS)

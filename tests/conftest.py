@@ -30,6 +30,7 @@ CLI_TIMEOUT = 120.0
 """Seconds that a command may take unless the test says otherwise."""
 PROCESS_FIXTURES = frozenset({"make_world", "world", "environments"})
 """Tests that use one of these run many commands, or make Python environments."""
+SLOW_KINDS = ("vm", "process", "qemu")
 SHARED_CACHE = Path(os.environ.get("QUP_TEST_CACHE") or ROOT / ".pytest_cache" / "qup")
 """The cache of boxes for tests with real guests; read before tests lose sight of ``QUP_*``."""
 
@@ -151,7 +152,9 @@ def refuse_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what only root can do, unless we are root; mark what is too slow for ``quick``."""
+    """Skip what only root can do, unless we are root; mark what is too slow for ``quick``; and
+    begin with the longest files, so that no core is idle at the end while another has one left.
+    """
     for item in items:
         if PROCESS_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("process")
@@ -159,6 +162,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("root") is not None:
                 item.add_marker(pytest.mark.skip(reason="needs to be root"))
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    items[:] = [item for file in sorted(files.values(), key=guess_length) for item in file]
+
+
+def guess_length(tests: list[pytest.Item]) -> tuple[float, ...]:
+    """Sorts files by how long they may take, the longest first: by the time that a test is given,
+    by whether guests or programs are started, by how many tests there are.
+    """
+    limits = [mark.args[0] for test in tests if (mark := test.get_closest_marker("timeout"))]
+    kinds = [any(test.get_closest_marker(kind) for test in tests) for kind in SLOW_KINDS]
+    return (-max(limits, default=0), *(-kind for kind in kinds), -len(tests))
 
 
 # --- the command line ---------------------------------------------------------------------

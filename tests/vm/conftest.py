@@ -21,6 +21,30 @@ def lab(vm_cache: Path) -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def cache(vm_cache: Path, sandboxes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of a module's own, with box ``tiny`` in it and no templates.
+
+    For tests that count templates, break or remove them, or that other tests' machines disturb.
+    """
+    make_box(vm_cache, "tiny", make_sandbox(sandboxes))
+    folder = tmp_path_factory.mktemp("cache")
+    for link in vm_cache.glob("boxes/current/tiny-*"):
+        copy = folder / link.relative_to(vm_cache)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(link.readlink())
+        shutil.copytree(link.resolve(), copy.resolve(), copy_function=link_or_copy)
+    return folder
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Boxes are never written to; the folder for tests may be on another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 @pytest.fixture(scope="session")
 def debian_cache(vm_cache: Path, sandboxes: Path) -> Path:
     """The shared cache, with box ``debian/12`` in it.
@@ -32,9 +56,14 @@ def debian_cache(vm_cache: Path, sandboxes: Path) -> Path:
         if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is None:
             pytest.skip(f"box debian is made with {program}, which is not installed")
     before = describe_lists()
-    make_box(vm_cache, "debian/12", Sandbox(Path(tempfile.mkdtemp(prefix="b", dir=sandboxes))))
+    make_box(vm_cache, "debian/12", make_sandbox(sandboxes))
     assert describe_lists() == before, "making a box has changed this computer's own apt"
     return vm_cache
+
+
+def make_sandbox(sandboxes: Path) -> Sandbox:
+    """A home for making a box."""
+    return Sandbox(Path(tempfile.mkdtemp(prefix="b", dir=sandboxes)))
 
 
 def describe_lists() -> dict[str, tuple[int, int]]:

@@ -152,13 +152,18 @@ def make_box(cache: Path, name: str, box: Sandbox) -> None:
 
 @contextmanager
 def open_lab(
-    cache: Path, text: str = SMALL, name: str = "project", prefix: tuple[str, ...] = ()
+    cache: Path,
+    text: str = SMALL,
+    name: str = "project",
+    prefix: tuple[str, ...] = (),
+    *,
+    templates: bool = False,
 ) -> Iterator[Lab]:
     """A lab that ends with all its machines; what is left running fails the test."""
     box = Sandbox(Path(tempfile.mkdtemp(prefix="ql-", dir="/tmp")))
     for folder in (box.home, box.runtime, box.root / "tmp"):
         folder.mkdir(mode=0o700)
-    lab = Lab(box, box.root / name, cache, prefix)
+    lab = Lab(box, box.root / name, cache, prefix, templates)
     lab.folder.mkdir()
     lab.write(text)
     try:

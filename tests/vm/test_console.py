@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("console")]
+pytestmark = pytest.mark.vm
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.vm.lab import Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200), pytest.mark.xdist_group("debian template")]
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 # As others have it: one boot serves all of them.
 QUPFILE = """\
@@ -43,8 +43,7 @@ CLIENT_ID = "grep -h ^CLIENTID= /run/systemd/netif/leases/*"
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
     """Two machines from one template, which is made if nobody has made it yet."""
-    with open_lab(debian_cache, QUPFILE) as made:
-        made.templates = True
+    with open_lab(debian_cache, QUPFILE, templates=True) as made:
         made("up", "a", timeout=900).ok()
         second = made("up", "b", timeout=300).ok()
         assert "restoring template" in second.stderr

@@ -17,7 +17,7 @@ from tests.docs.test_json import compare
 from tests.qemu.test_picture import read_png
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("display")]
+pytestmark = pytest.mark.vm
 
 SHOWN = SMALL + '[machine.qemu]\ndisplay = "vnc"\n'
 

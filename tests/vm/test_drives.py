@@ -15,7 +15,7 @@ import pytest
 from qup.qemu.qmp import Qmp
 from tests.vm.lab import Lab, open_lab
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("drives")]
+pytestmark = pytest.mark.vm
 
 SMALL = '[machine]\nmemory = "192M"\ndisk = "1G"\n'
 

@@ -63,8 +63,7 @@ def type_line(lab: Lab, line: str) -> str:
     "example", [path for path in EXAMPLES if path.name not in HEAVY], ids=lambda path: path.name
 )
 def test_an_example(example: Path, vm_cache: Path) -> None:
-    with open_lab(vm_cache) as lab:
-        lab.templates = True
+    with open_lab(vm_cache, templates=True) as lab:
         shutil.copytree(example, lab.folder, dirs_exist_ok=True)
         for line, shown in steps(example):
             said = type_line(lab, line)

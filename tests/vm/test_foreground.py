@@ -14,7 +14,7 @@ import pytest
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
 from tests.vm.test_console import Terminal, open_terminal
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("foreground")]
+pytestmark = pytest.mark.vm
 
 FIRST = b"SeaBIOS (version"
 PROVISIONED = SMALL + '[[machine.provision]]\nshell = "echo provisioned > /etc/step"\n'

@@ -22,7 +22,7 @@ from tests.fakes.web import Web, serve
 from tests.vm import iso_guest
 from tests.vm.lab import Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("isos")]
+pytestmark = pytest.mark.vm
 
 MAGIC = b"boot2docker, please format-me"
 MACHINE = 'memory = "256M"\ndisk = "1G"\nboot-timeout = "2m"\n'

@@ -30,8 +30,7 @@ sudo sha256sum /etc/dropbear/host_ed25519 | cut -c1-64
 @pytest.fixture(scope="module")
 def lab(vm_cache: Path) -> Iterator[Lab]:
     """Six machines of one template, up at once."""
-    with open_lab(vm_cache, CROWD) as made:
-        made.templates = True
+    with open_lab(vm_cache, CROWD, templates=True) as made:
         made("up", "-j", "3", "-q").ok()
         yield made
 
@@ -92,8 +91,9 @@ def test_what_a_start_took(lab: Lab) -> None:
 
 
 def test_two_projects_share_a_template(lab: Lab, vm_cache: Path) -> None:
-    with open_lab(vm_cache, TEXT + "[machines.m1]\n[machines.m2]\n", "other") as other:
-        other.templates = True
+    with open_lab(
+        vm_cache, TEXT + "[machines.m1]\n[machines.m2]\n", "other", templates=True
+    ) as other:
         process = other.spawn("up", "-q")
         lab("destroy", "-y", "m5").ok()
         lab("up", "m5", "-q").ok()
@@ -126,8 +126,7 @@ def test_a_cache_of_somebody_else_is_refused(part: str, vm_cache: Path, tmp_path
     for name in ("boxes", "templates"):
         (cache / name).mkdir()
     os.chown(cache / part, 65534, 65534)
-    with open_lab(cache, TEXT) as lab:
-        lab.templates = True
+    with open_lab(cache, TEXT, templates=True) as lab:
         refused = lab("up")
         assert refused.code == 5, refused
         assert f"{cache / part} belongs to somebody else" in refused.stderr

@@ -40,8 +40,7 @@ shell = "cat /srv/app/greeting >/etc/greeting"
 
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
-    with open_lab(debian_cache, QUPFILE) as made:
-        made.templates = True
+    with open_lab(debian_cache, QUPFILE, templates=True) as made:
         (made.folder / "greeting").write_text("from the host\n")
         (made.folder / "tools").mkdir()
         (made.folder / "tools" / "t").touch()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.vm.lab import Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("options")]
+pytestmark = pytest.mark.vm
 
 
 @pytest.fixture(scope="module")

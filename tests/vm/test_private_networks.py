@@ -18,7 +18,7 @@ import pytest
 from qup.builtin.network_private import default_address
 from tests.vm.lab import Lab, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("private networks")]
+pytestmark = pytest.mark.vm
 
 MACHINES = """
 [machine]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,20 +45,9 @@ MADE = "sudo cat /root/made"
 
 
 @pytest.fixture(scope="module")
-def cache(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the boxes of the shared one, and no templates."""
-    with open_lab(vm_cache) as lab:
-        lab("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=os.link)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def lab(cache: Path) -> Iterator[Lab]:
     """``web`` is up, and the first to have had its steps run."""
-    with open_lab(cache, SMALL + STEPS + MACHINES) as made:
-        made.templates = True
+    with open_lab(cache, SMALL + STEPS + MACHINES, templates=True) as made:
         (made.folder / "app").write_text("version 1\n")
         first = made("up", "web").ok().stderr
         assert first.count("provisioning: log:") == 1
@@ -204,8 +191,7 @@ def test_a_step_that_fails_leaves_the_machine_for_a_look(lab: Lab) -> None:
 def test_killed_while_it_is_made(cache: Path, at: str, path: str, outcome: str) -> None:
     name = f"{at}-{len(path)}".replace(".", "-")
     machine = SMALL.replace("[machine]", f'[machine]\nhostname = "{name}"')
-    with open_lab(cache, machine + STEPS + MACHINES) as lab:
-        lab.templates = True
+    with open_lab(cache, machine + STEPS + MACHINES, templates=True) as lab:
         (lab.folder / "app").write_text("version 1\n")
         with stopped(lab, "up", "web", at=at, path=path) as process:
             process.kill()
@@ -223,9 +209,11 @@ def test_killed_while_it_is_made(cache: Path, at: str, path: str, outcome: str) 
 
 def test_two_at_once_run_the_steps_once(cache: Path) -> None:
     text = SMALL.replace("[machine]", '[machine]\nhostname = "both"') + STEPS
-    with open_lab(cache, text, "one") as one, open_lab(cache, text, "two") as two:
+    with (
+        open_lab(cache, text, "one", templates=True) as one,
+        open_lab(cache, text, "two", templates=True) as two,
+    ):
         for lab in (one, two):
-            lab.templates = True
             (lab.folder / "app").write_text("version 1\n")
         with stopped(one, "up", at="open", path="/files/state") as first:
             second = two.spawn("up")
@@ -264,8 +252,7 @@ HEALTHY = ["active", "/etc/ssh/ssh_host_ed25519_key"]
 
 @pytest.mark.timeout(1800)
 def test_services_of_a_debian(debian_cache: Path) -> None:
-    with open_lab(debian_cache, SERVICE) as lab:
-        lab.templates = True
+    with open_lab(debian_cache, SERVICE, templates=True) as lab:
         said = lab("up", timeout=1200).ok().stderr
         assert "provisioning: beat:" in said
         assert lab.sh(HEALTH).split() == HEALTHY

@@ -42,8 +42,7 @@ WHO = "hostname; cat /etc/machine-id /sys/class/net/eth0/address"
 
 @pytest.fixture(scope="module")
 def shared(vm_cache: Path) -> Iterator[Lab]:
-    with open_lab(vm_cache, TEXT) as made:
-        made.templates = True
+    with open_lab(vm_cache, TEXT, templates=True) as made:
         with socket.create_server(("127.0.0.1", FIRST)):  # free later: others would be taken then
             said = made("up").ok().stderr
         assert re.search(r"saving it for 'qup reset': .*stood still", said), said
@@ -176,9 +175,8 @@ def test_without_templates_the_steps_run_again(lab: Lab) -> None:
 def test_all_at_once(vm_cache: Path) -> None:
     names = ("a", "b")
     with open_lab(
-        vm_cache, SMALL + STEPS + "".join(f"[machines.{name}]\n" for name in names)
+        vm_cache, SMALL + STEPS + "".join(f"[machines.{name}]\n" for name in names), templates=True
     ) as lab:
-        lab.templates = True
         lab("up", "-j", "2").ok()
         before = {name: lab.sh(LOOK, name) for name in names}
         for name in names:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -20,14 +19,9 @@ QUPFILE = SMALL + '[machines.web]\nhostname = "shop"\nnetwork.forward = ["8080:8
 
 
 @pytest.fixture(scope="module")
-def lab(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A project of one machine that is never started, and a cache with templates of its own."""
-    with open_lab(vm_cache) as maker:
-        maker("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=os.link)
-    with open_lab(folder, QUPFILE) as made:
-        made.templates = True
+def lab(vm_cache: Path) -> Iterator[Lab]:
+    """A project of one machine that is never started, whose template others may have made."""
+    with open_lab(vm_cache, QUPFILE, templates=True) as made:
         yield made
         assert not left(made)
 

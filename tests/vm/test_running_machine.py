@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import ROOT, Done
 from tests.vm.lab import Lab, open_lab
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("running machine")]
+pytestmark = pytest.mark.vm
 
 QUPFILE = """
 [machine]

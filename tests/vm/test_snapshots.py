@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -24,14 +23,9 @@ QUPFILE = (
 
 
 @pytest.fixture(scope="module")
-def lab(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(cache: Path) -> Iterator[Lab]:
     """Machine ``a`` is from a template and has a snapshot ``one``; ``plain`` is not made yet."""
-    with open_lab(vm_cache) as maker:
-        maker("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=shutil.copy)
-    with open_lab(folder, QUPFILE) as made:
-        made.templates = True
+    with open_lab(cache, QUPFILE, templates=True) as made:
         made("up", "a").ok()
         made.sh("echo one >state; sync; sleep 9999 >/dev/null 2>&1 & echo $! >pid", "a")
         made("snapshot", "save", "one", "a", "--note", "the first").ok()

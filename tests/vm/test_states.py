@@ -15,7 +15,7 @@ import pytest
 from qup.qemu.qmp import Qmp
 from tests.vm.lab import Lab, alive, open_lab, wait_until
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("states")]
+pytestmark = pytest.mark.vm
 
 
 def soon(lab: Lab, script: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
 from tests.vm.stops import go_on, stopped
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("suspend")]
+pytestmark = pytest.mark.vm
 
 QUPFILE = SMALL + (
     "[machines.a]\n[machines.a.network]\nforward = ['0:8000']\n"
@@ -28,14 +28,9 @@ GOES_ON = "kill -0 $(cat pid) && cat /dev/shm/state"
 
 
 @pytest.fixture(scope="module")
-def lab(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+def lab(vm_cache: Path) -> Iterator[Lab]:
     """Machine ``a`` is from a template, and a process runs in it; ``plain`` is not made yet."""
-    with open_lab(vm_cache) as maker:
-        maker("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=shutil.copy)
-    with open_lab(folder, QUPFILE) as made:
-        made.templates = True
+    with open_lab(vm_cache, QUPFILE, templates=True) as made:
         made("up", "a").ok()
         made.sh("echo here >/dev/shm/state; sleep 99999 >/dev/null 2>&1 & echo $! >pid", "a")
         yield made
@@ -421,8 +416,9 @@ def test_what_replaces_a_machine_replaces_its_memory(suspended: Lab) -> None:
 
 @pytest.mark.timeout(1200)
 def test_a_whole_debian(debian_cache: Path) -> None:
-    with open_lab(debian_cache, '[machine]\nbox = "debian/12"\nmemory = "512M"\n') as lab:
-        lab.templates = True
+    with open_lab(
+        debian_cache, '[machine]\nbox = "debian/12"\nmemory = "512M"\n', templates=True
+    ) as lab:
         lab("up", timeout=600).ok()
         lab.sh("echo here >/dev/shm/state; nohup sleep 99999 >/dev/null 2>&1 & echo $! >pid")
         lab("suspend").ok()

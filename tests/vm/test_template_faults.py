@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,26 +13,15 @@ from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
 from tests.vm.stops import go_on, stopped
 from tests.vm.test_templates import golden_machines
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("faults of templates")]
+pytestmark = pytest.mark.vm
 
 TWO = SMALL.replace("192M", "176M") + "[machines.a]\n[machines.b]\n"
 
 
 @pytest.fixture(scope="module")
-def cache(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the boxes of the shared one, and no templates."""
-    with open_lab(vm_cache) as lab:
-        lab("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=os.link)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def lab(cache: Path) -> Iterator[Lab]:
     """Two machines that share a template; ``a`` is up."""
-    with open_lab(cache, TWO) as made:
-        made.templates = True
+    with open_lab(cache, TWO, templates=True) as made:
         made("up", "a").ok()
         yield made
 
@@ -55,8 +43,7 @@ def leftovers(cache: Path) -> list[Path]:
 )
 def test_killed_while_it_is_saved(cache: Path, at: str, path: str) -> None:
     text = SMALL.replace("192M", "180M" if at == "open" else "184M")
-    with open_lab(cache, text) as lab:
-        lab.templates = True
+    with open_lab(cache, text, templates=True) as lab:
         with stopped(lab, "up", at=at, path=path) as process:
             assert leftovers(cache)
             process.kill()
@@ -71,8 +58,7 @@ def test_killed_while_it_is_saved(cache: Path, at: str, path: str) -> None:
 
 def test_the_golden_machine_dies_while_it_is_saved(cache: Path) -> None:
     """The machine boots, and the reason is known until it is forgotten."""
-    with open_lab(cache, SMALL.replace("192M", "188M")) as lab:
-        lab.templates = True
+    with open_lab(cache, SMALL.replace("192M", "188M"), templates=True) as lab:
         with stopped(lab, "up", at="open", path="/state") as process:
             (golden,) = golden_machines(cache)
             os.kill(int(golden), signal.SIGKILL)
@@ -128,8 +114,7 @@ def test_a_cache_that_is_full(cache: Path, lab: Lab) -> None:
     """There is no room for a template: the machine boots, as ever."""
     mount = 'mount -t tmpfs -o size=64M none "$0" && exec "$@"'
     prefix = ("unshare", "--mount", "sh", "-c", mount, str(cache / "templates"))
-    with open_lab(cache, SMALL, prefix=prefix) as full:
-        full.templates = True
+    with open_lab(cache, SMALL, prefix=prefix, templates=True) as full:
         done = full("up").ok()
         assert "cold boot: no template: only 64M are free in the cache" in done.stderr
         assert full.sh("hostname") == "default\n"

@@ -14,7 +14,7 @@ from tests.conftest import run_qup
 from tests.vm.lab import Lab, open_lab
 from tests.vm.netns import open_net
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("hardware of templates")]
+pytestmark = pytest.mark.vm
 
 NODES = ("a", "b", "c")
 CLUSTER = """
@@ -36,8 +36,7 @@ def address(machine: str) -> str:
 @pytest.fixture(scope="module")
 def lab(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Three machines from one template, which the first of them has made."""
-    with open_lab(vm_cache, CLUSTER) as made:
-        made.templates = True
+    with open_lab(vm_cache, CLUSTER, templates=True) as made:
         first = made("up", "a").ok()
         assert "cold boot" not in first.stderr
         others = made("up", "-j", "2").ok()
@@ -89,8 +88,7 @@ def test_templates_are_carried_to_another_cache(lab: Lab, tmp_path: Path) -> Non
     assert len(files) == 2  # as it was booted, and provisioned
     assert lab("template", "export", folder).ok().stdout.count("is exported already") == 2
     cache = tmp_path / "cache"
-    with open_lab(cache, CLUSTER) as other:
-        other.templates = True
+    with open_lab(cache, CLUSTER, templates=True) as other:
         other("template", "import", folder).ok()
         assert other("template", "import", *files).ok().stdout.count("is here already") == 2
         done = other("up", "a").ok()
@@ -136,8 +134,7 @@ READ = f"sudo head -n 1 /dev/vdc; tail -c 4 {VARIABLE} 2>/dev/null || echo none"
     reason="no UEFI firmware: apt install ovmf",
 )
 def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
-    with open_lab(vm_cache, RICH) as lab:
-        lab.templates = True
+    with open_lab(vm_cache, RICH, templates=True) as lab:
         first = lab("up", "a").ok()
         assert "cold boot" not in first.stderr
         lab.sh(f"{WRITE} >/dev/null; sync", "a")
@@ -189,10 +186,12 @@ networks = [{ mode = "tap", interface = "vm2", address = "192.168.9.3/24" }]
 def test_machines_on_a_bridge(vm_cache: Path) -> None:
     """They ask for addresses themselves, and the template was never there."""
     run_qup("box", "build", "tiny", cwd=vm_cache, env={"QUP_CACHE_DIR": str(vm_cache)}).ok()
-    with open_net() as net, open_lab(vm_cache, ON_A_BRIDGE, prefix=net.prefix) as lab:
+    with (
+        open_net() as net,
+        open_lab(vm_cache, ON_A_BRIDGE, prefix=net.prefix, templates=True) as lab,
+    ):
         net.add_bridge("br0", "192.168.7.1/24")
         dhcp = net.serve_dhcp("br0", "192.168.7.20", "192.168.7.29")
-        lab.templates = True
         first = lab("up", "a").ok()
         assert "cold boot" not in first.stderr
         second = lab("up", "b").ok()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import time
@@ -34,20 +33,9 @@ STAY = tuple(field for field in FIELDS if field not in ("uuid", "random"))
 
 
 @pytest.fixture(scope="module")
-def cache(vm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the boxes of the shared one, and no templates."""
-    with open_lab(vm_cache) as lab:
-        lab("box", "build", "tiny").ok()
-    folder = tmp_path_factory.mktemp("cache")
-    shutil.copytree(vm_cache / "boxes", folder / "boxes", symlinks=True, copy_function=os.link)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def lab(cache: Path) -> Iterator[Lab]:
     """Four machines that share a template; ``a`` and ``b`` are up."""
-    with open_lab(cache, SOME) as made:
-        made.templates = True
+    with open_lab(cache, SOME, templates=True) as made:
         first = made("up", "a").ok()
         assert "no template fits (none of this box yet): booting one" in first.stderr
         assert "restoring template" in first.stderr
@@ -213,9 +201,11 @@ def test_a_template_that_does_not_come_back_is_set_aside(lab: Lab) -> None:
 
 def test_two_at_once_make_one(cache: Path) -> None:
     text = SMALL.replace("192M", "200M")
-    with open_lab(cache, text, "one") as one, open_lab(cache, text, "two") as two:
+    with (
+        open_lab(cache, text, "one", templates=True) as one,
+        open_lab(cache, text, "two", templates=True) as two,
+    ):
         before = len(list((cache / "templates").glob("*/template.json")))
-        one.templates = two.templates = True
         first, second = one.spawn("up"), two.spawn("up")
         said = [process.communicate(timeout=120)[0] for process in (first, second)]
         assert [first.returncode, second.returncode] == [0, 0], said
@@ -228,8 +218,7 @@ def test_two_at_once_make_one(cache: Path) -> None:
 
 def test_killed_while_it_is_booted(cache: Path) -> None:
     text = SMALL.replace("192M", "208M")
-    with open_lab(cache, text) as lab:
-        lab.templates = True
+    with open_lab(cache, text, templates=True) as lab:
         process = lab.spawn("up")
         assert process.stdout is not None
         for line in process.stdout:

@@ -21,8 +21,7 @@ QUPFILE = '[machine]\nbox = "debian/12"\nmemory = "512M"\n[machine.env]\nSTAGE =
 
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
-    with open_lab(debian_cache, QUPFILE, name="my project") as made:
-        made.templates = True
+    with open_lab(debian_cache, QUPFILE, name="my project", templates=True) as made:
         made("up", timeout=400).ok()
         yield made
 

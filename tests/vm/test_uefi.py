@@ -15,7 +15,6 @@ from tests.vm.lab import Lab, open_lab
 
 pytestmark = [
     pytest.mark.vm,
-    pytest.mark.xdist_group("uefi"),
     pytest.mark.skipif(
         find_firmware(descriptor_folders(), "x86_64", "pc-q35-7.2") is None,
         reason="no UEFI firmware: apt install ovmf",

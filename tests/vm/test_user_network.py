@@ -13,7 +13,7 @@ import pytest
 
 from tests.vm.lab import Lab, open_lab
 
-pytestmark = [pytest.mark.vm, pytest.mark.xdist_group("user network")]
+pytestmark = pytest.mark.vm
 
 QUPFILE = """
 [machine]

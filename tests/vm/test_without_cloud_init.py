@@ -41,8 +41,7 @@ user = "admin"
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
     """A machine of a box that has no cloud-init any more."""
-    with open_lab(debian_cache, SOURCE) as made:
-        made.templates = True
+    with open_lab(debian_cache, SOURCE, templates=True) as made:
         made("up", timeout=900).ok()
         made.sh(f"sudo sh -e <<'END'\n{SETUP}END\n")
         made("down", timeout=120).ok()

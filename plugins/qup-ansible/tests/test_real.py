@@ -63,8 +63,7 @@ PLAYBOOK = """\
 
 @pytest.fixture(scope="module")
 def lab(debian_cache: Path) -> Iterator[Lab]:
-    with open_lab(debian_cache, MACHINES) as made:
-        made.templates = True
+    with open_lab(debian_cache, MACHINES, templates=True) as made:
         write_site(made.folder)
         made("up", timeout=600).ok()
         yield made
@@ -121,8 +120,7 @@ def test_a_playbook(lab: Lab) -> None:
 def test_the_example(debian_cache: Path) -> None:
     """It runs again when its content changes, and by name."""
     example = ROOT / "examples" / "ansible-role"
-    with open_lab(debian_cache) as lab:
-        lab.templates = True
+    with open_lab(debian_cache, templates=True) as lab:
         shutil.copytree(example, lab.folder, dirs_exist_ok=True)
         for line, shown in steps(example):
             said = type_line(lab, line)
