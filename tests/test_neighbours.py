@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from qup import qupfile
+from qup.builtin.network_bridge import BridgeNetwork
 from qup.builtin.network_private import PrivateNetwork, default_address
+from qup.builtin.network_tap import TapNetwork
 from qup.builtin.network_user import UserNetwork
 from qup.model.config import Config
 from qup.qupfile import QupfileErrors
@@ -13,7 +15,14 @@ from qup.runner.peers import BEGIN, END, render_block
 from qup.testing import make_plan
 from tests.qupfile_registry import FakeRegistry
 
-REGISTRY = FakeRegistry(network_modes={"user": UserNetwork(), "private": PrivateNetwork()})
+REGISTRY = FakeRegistry(
+    network_modes={
+        "user": UserNetwork(),
+        "private": PrivateNetwork(),
+        "tap": TapNetwork(),
+        "bridge": BridgeNetwork(),
+    }
+)
 SHARED = '[[machine.networks]]\nmode = "private"\n'
 
 
@@ -93,6 +102,29 @@ def test_an_option_of_another_mode_is_called_that() -> None:
     said, hint = refused('[machine.network]\nmode = "private"\nforwards = ["8080:80"]\n')
     assert said == "3:1 unknown key 'forwards'"
     assert hint == "'forward' is for another mode; known here: address, mode, name"
+
+
+# --- taps -------------------------------------------------------------------------------------
+
+TAPS = '[machine.network]\nmode = "tap"\n'
+
+
+def test_a_tap_leads_to_one_card() -> None:
+    two = "[machines.a]\n[machines.b]\n"
+    said, hint = refused(TAPS + two)
+    assert said == "1:1 the tap tap0 is machine 'a''s already"
+    assert "name another interface" in hint
+    named = TAPS + 'interface = "vm0"\n'
+    assert refused(named + two)[0] == "3:13 the tap vm0 is machine 'a''s already"
+    own = '[machines.b]\nnetwork.interface = "vm0"\n'
+    assert refused(named + "[machines.a]\n" + own)[0].startswith("6:21 ")
+    load(TAPS + "[machines.a]\n" + own)
+    second = '[[machine.networks]]\nmode = "tap"\n'
+    assert refused(TAPS + second)[0] == "3:1 the tap tap0 is machine 'default''s already"
+
+
+def test_taps_that_are_made_for_a_bridge_are_many() -> None:
+    load('[machine.network]\nmode = "bridge"\n[machines.a]\n[machines.b]\n')
 
 
 # --- plans ------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from qup.qupfile.layers import (
     read_overrides,
     stack_layers,
 )
-from qup.qupfile.neighbours import check_addresses, find_seats, plan_nics
+from qup.qupfile.neighbours import check_addresses, check_taps, find_seats, plan_nics
 from qup.qupfile.outer import Outer
 from qup.qupfile.problems import Collector, join_words
 from qup.qupfile.tables import known_keys, read_tables, walk_model
@@ -117,6 +117,7 @@ def load(
     machines = {name: draft.finish(name) for name, draft in drafts.items()}
     nics = plan_nics(machines, registry)
     check_addresses(nics, stacks, problems)
+    check_taps(nics, stacks, problems)
     problems.check()
     seats = find_seats(machines, nics)
     machines = {name: replace(machine, seats=seats) for name, machine in machines.items()}

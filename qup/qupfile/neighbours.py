@@ -1,4 +1,4 @@
-"""Machines on networks that they share: where each is, and addresses that don't get along."""
+"""Machines on networks that they share: where each is, and what two of them can't both have."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def check_addresses(
             if overlap := _find_overlap(one, other):
                 message = f"this card and {one.title} would both be in the network {overlap}"
                 hint = "a guest uses only one of two cards in one network: give it another address"
-                _refuse(stacks[name], other, message, hint, problems)
+                _refuse(stacks[name], other, "address", message, hint, problems)
     taken: dict[str, list[tuple[str, Interface]]] = {}
     for name, cards in nics.items():
         for card in cards:
@@ -92,7 +92,7 @@ def check_addresses(
             others = [item for item in neighbours if item[0] != name]  # itself: see above
             for interface in card.interfaces if card.plan.segment else ():
                 if trouble := _find_trouble(card, interface, others):
-                    _refuse(stacks[name], card, *trouble, problems)
+                    _refuse(stacks[name], card, "address", *trouble, problems)
                 else:
                     neighbours.append((name, interface))
 
@@ -137,8 +137,27 @@ def _find_free(wanted: Interface, taken: Sequence[Interface]) -> str:
     return f"{free}/{wanted.network.prefixlen}"
 
 
-def _refuse(stack: Stack, card: Card, message: str, hint: str, problems: Collector) -> None:
-    path = (*card.path, "address")
+def check_taps(
+    nics: Mapping[str, Sequence[Card]], stacks: Mapping[str, Stack], problems: Collector
+) -> None:
+    """A tap leads to one NIC. Those that are made for a bridge get names of their own."""
+    taken: dict[str, str] = {}
+    for name, cards in nics.items():
+        for card in cards:
+            tap = card.plan.tap
+            if tap is None or tap.helper:
+                continue
+            if owner := taken.get(tap.interface):
+                message = f"the tap {tap.interface} is machine {owner!r}'s already"
+                hint = "one card is at the end of a tap: name another interface for this one"
+                _refuse(stacks[name], card, "interface", message, hint, problems)
+            taken.setdefault(tap.interface, name)
+
+
+def _refuse(
+    stack: Stack, card: Card, key: str, message: str, hint: str, problems: Collector
+) -> None:
+    path = (*card.path, key)
     layer = stack.find(path)
     known = path[: layer.reaches(path)] if layer else path
     problems.add(stack.problem(known, message, hint=hint))
