@@ -50,6 +50,13 @@ from qup.errors import (
     QupError,
 )
 from qup.files import is_outside, write_atomic
+from qup.folder_types import (
+    CopyingType,
+    FolderGuest,
+    FolderType,
+    MountingType,
+    Parcel,
+)
 from qup.images import inspect_image, inspect_iso
 from qup.interfaces import (
     Interface,
@@ -62,6 +69,7 @@ from qup.interfaces import (
 )
 from qup.model.box import Box, BoxFile, BoxSpec, Fetched
 from qup.model.events import Event
+from qup.model.folders import FolderRequest, Share
 from qup.model.network import (
     AddressPlan,
     Forward,
@@ -84,7 +92,7 @@ from qup.model.plan import (
 from qup.model.reference import Reference, parse_reference
 from qup.model.seed import KeyPair, Seed, SeedForm
 from qup.paths import config_root
-from qup.process import Result, TooLong, describe_exit, follow, run
+from qup.process import Result, TooLong, describe_exit, explain_start, follow, run
 from qup.protocols import (
     Accelerator,
     BoxSource,
@@ -127,12 +135,16 @@ __all__ = [
     "Check",
     "Command",
     "ConfigError",
+    "CopyingType",
     "Digest",
     "Downloaded",
     "Event",
     "ExtraArguments",
     "Fetched",
     "Finding",
+    "FolderGuest",
+    "FolderRequest",
+    "FolderType",
     "Forward",
     "Guest",
     "GuestError",
@@ -146,6 +158,7 @@ __all__ = [
     "MachineConfig",
     "MachineError",
     "Made",
+    "MountingType",
     "NetworkMode",
     "NicPlan",
     "NicRequest",
@@ -154,6 +167,7 @@ __all__ = [
     "Offering",
     "OfflineError",
     "Packaged",
+    "Parcel",
     "Plan",
     "PluginError",
     "PortRange",
@@ -171,6 +185,7 @@ __all__ = [
     "SeedForm",
     "SeedPlan",
     "Settings",
+    "Share",
     "Tap",
     "TapFacts",
     "TooLong",
@@ -180,6 +195,7 @@ __all__ = [
     "config_root",
     "describe_exit",
     "download",
+    "explain_start",
     "fetch_json",
     "fetch_text",
     "find_bridge_helper",

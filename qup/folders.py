@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from qup.model.box import BoxSpec
 from qup.model.config import FolderSettings, MachineConfig
-from qup.model.folders import AUTO, COPY, MOUNTED, FolderPlan
+from qup.model.folders import AUTO, COPY, FolderPlan, FolderRequest, Share
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,13 @@ class FolderFacts:
     """What the choice of a type depends on besides the Qupfile.
 
     Attributes:
+        shares: what says how a folder is mounted, for each type that mounts.
+        offered: the types among them that are taken without being named, the best first.
         obstacles: why a type can't work on this computer, by type; what isn't here can.
     """
 
+    shares: Mapping[str, Callable[[FolderRequest], Share]] = field(default_factory=dict)
+    offered: tuple[str, ...] = ()
     obstacles: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -33,6 +37,7 @@ def _plan(index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts) 
     reason = ""
     if kind == AUTO:
         kind, reason = _choose(folder, box, facts)
+    mount = facts.shares.get(kind)
     return FolderPlan(
         id=f"folder{index}",
         host=folder.host,
@@ -43,7 +48,13 @@ def _plan(index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts) 
         read_only=folder.read_only,
         exclude=folder.exclude,
         delete=folder.delete,
+        share=mount(request_for(folder)) if mount else None,
     )
+
+
+def request_for(folder: FolderSettings) -> FolderRequest:
+    """What a type is told of a folder."""
+    return FolderRequest(folder.host, folder.guest, folder.read_only)
 
 
 def _choose(folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> tuple[str, str]:
@@ -51,22 +62,24 @@ def _choose(folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> tuple[s
     if folder.exclude:
         return COPY, "what is mounted is there as a whole, and this folder has 'exclude'"
     reasons: list[str] = []
-    for kind in MOUNTED:
-        obstacle = find_obstacle(kind, box, facts)
+    for kind in facts.offered:
+        share = facts.shares[kind](request_for(folder))
+        obstacle = find_obstacle(kind, share, box, facts)
         if obstacle is None:
             return kind, "; ".join(reasons)
         reasons.append(f"not {kind}: {obstacle}")
     return COPY, "; ".join(reasons)
 
 
-def find_obstacle(kind: str, box: BoxSpec, facts: FolderFacts) -> str | None:
+def find_obstacle(kind: str, share: Share, box: BoxSpec, facts: FolderFacts) -> str | None:
     """Why a folder had better not be mounted by a type; None if it may.
 
     Args:
-        kind: one of :data:`~qup.model.folders.MOUNTED`.
+        kind: the type.
+        share: what it mounts.
         box: the machine's box.
         facts: what is known of this computer.
     """
-    if box.mounts is not None and kind not in box.mounts:
+    if box.mounts is not None and share.kind not in box.mounts:
         return f"box {box.name} has no driver for it"
     return facts.obstacles.get(kind)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Command,
         Event,
         ExtraArguments,
+        FolderType,
         GuestSeeder,
         Host,
         MachineConfig,
@@ -72,6 +73,17 @@ def qup_guest_seeders() -> Iterable[GuestSeeder]:  # type: ignore[empty-body]
     by ``config-2``), ``ignition`` (by QEMU's fw_cfg), ``systemd-credentials`` (by SMBIOS),
     ``vagrant`` (a key that everybody knows, replaced at the first login) and ``none``. One with
     a method ``known_keys`` is a :class:`KnowingSeeder`.
+    """
+
+
+@hookspec
+def qup_folder_types() -> Iterable[FolderType]:  # type: ignore[empty-body]
+    """Register ways to bring a folder of this computer into a guest: values of ``type`` in
+    ``[[machine.folders]]``.
+
+    Called when a Qupfile with folders is loaded. Built in: ``9p``, ``rsync``, ``tar`` and
+    ``sftp``. One with a method ``share`` mounts and is a :class:`MountingType`, one with ``send``
+    copies and is a :class:`CopyingType`.
     """
 
 

@@ -339,7 +339,7 @@ def _disks_in_words(plan: Mapping[str, Any]) -> dict[str, str]:
 
 def _folders_in_words(plan: Mapping[str, Any]) -> str:
     """Folders that are mounted: those that are copied need no restart."""
-    folders = (FolderPlan(**folder) for folder in plan.get("folders", ()))
+    folders = (FolderPlan.of(folder) for folder in plan.get("folders", ()))
     return "; ".join(str(folder) for folder in folders if folder.mounted)
 
 

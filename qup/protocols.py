@@ -68,6 +68,9 @@ class Host(Protocol):
     def qemu_supports(self, program: str, accelerator: str) -> bool:
         """Whether a QEMU program was built with an accelerator (QEMU's name for it)."""
 
+    def qemu_has_device(self, program: str, device: str) -> bool:
+        """Whether a QEMU program was built with a device."""
+
     def prove(self, program: str, properties: Mapping[str, str], cpu: str) -> Verdict:
         """Run a tiny guest under ``-accel`` with these properties and this CPU.
 

@@ -90,6 +90,7 @@ class FakeHost:
         resolvers: its DNS servers.
         version: the version of its QEMU programs.
         accelerators: those that its QEMU was built with.
+        missing_devices: those that it was built without.
         programs: names of programs that are installed; they are in ``/usr/bin``.
         verdict: what the proof of an accelerator ends with.
         proved: what was to be proved so far: the properties of ``-accel``.
@@ -101,6 +102,7 @@ class FakeHost:
     resolvers: tuple[str, ...] = ()
     version: tuple[int, int, int] = (8, 2, 0)
     accelerators: set[str] = field(default_factory=lambda: {"tcg"})
+    missing_devices: set[str] = field(default_factory=set)
     programs: set[str] = field(
         default_factory=lambda: {"qemu-system-x86_64", "qemu-system-aarch64", "qemu-img", "ssh"}
     )
@@ -120,6 +122,11 @@ class FakeHost:
         """Whether it is among :attr:`accelerators`."""
         self._require(program)
         return accelerator in self.accelerators
+
+    def qemu_has_device(self, program: str, device: str) -> bool:
+        """Whether it isn't among :attr:`missing_devices`."""
+        self._require(program)
+        return device not in self.missing_devices
 
     def emulator(self, program: str, accelerator: str) -> tuple[str, str]:  # noqa: ARG002
         """Its version stands for a QEMU program."""

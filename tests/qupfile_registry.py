@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from qup.api import (
+    FolderType,
     Forward,
     Guest,
     Host,
@@ -21,6 +22,7 @@ from qup.api import (
     Settings,
     parse_forward,
 )
+from qup.plugins import Plugins
 
 ForwardText = Annotated[Forward, BeforeValidator(parse_forward), WithJsonSchema({"type": "string"})]
 
@@ -97,6 +99,9 @@ class FakeRegistry:
     )
     guest_seeders: Mapping[str, object] = field(
         default_factory=lambda: dict.fromkeys(("nocloud", "none"))
+    )
+    folder_types: Mapping[str, FolderType] = field(
+        default_factory=lambda: dict(Plugins(installed=False).folder_types)
     )
     provisioners: Mapping[str, Provisioner] = field(
         default_factory=lambda: _by_name([Step("shell", ShellOptions), Step("file", FileOptions)])

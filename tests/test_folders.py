@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qup import qupfile
+from qup.builtin.folder_9p import NineP
 from qup.folders import FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.config import Config
@@ -47,6 +48,7 @@ def problems(text: str) -> list[str]:
 
 def plan(text: str, mounts: tuple[str, ...] | None = None, **facts: Any) -> tuple[FolderPlan, ...]:
     box = BoxSpec(**{**BOX.__dict__, "mounts": mounts})
+    facts = {"shares": {"9p": NineP().share}, "offered": ("9p",), **facts}
     (machine,) = load(text).machines.values()
     return plan_folders(machine, box, FolderFacts(**facts))
 
@@ -75,7 +77,7 @@ def test_places_in_the_guest_that_are_refused(place: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('type = "nfs"', "4:8"),
+        ('type = "nfs"', "4:8 unknown folder type 'nfs'"),
         ('type = "9p"\nexclude = ["x"]', "'exclude' is for folders that are copied"),
         ('type = "9p"\ndelete = true', "'delete' is for folders that are copied"),
         ('read-only = "yes"', "4:13"),

@@ -28,6 +28,7 @@ from qup.api import (
     PluginError,
     ProvisionError,
     Settings,
+    Share,
     Verdict,
     hookimpl,
 )
@@ -245,6 +246,80 @@ def test_two_plugins_of_one_name() -> None:
     )
     assert list(plugins.network_modes) == [*MODES, "one", "two"]
     assert list(plugins.plugins)[-2:] == ["same", "same:2"]
+
+
+# --- folder types -------------------------------------------------------------------------
+
+
+NFS = Share("nfs4", source="server:/x")
+
+
+@dataclass
+class FolderKind:
+    name: str = "mine"
+    summary: str = "a way"
+    priority: int = 50
+    answer: Any = NFS
+
+    def problems(self, host: Any, program: str) -> list[Any]:
+        return []
+
+    def share(self, folder: Any) -> Any:
+        return self.answer
+
+
+class Both(FolderKind):
+    def send(self, guest: Any, parcel: Any) -> None: ...
+
+
+FOLDER = '[[machine.folders]]\nhost = "."\nguest = "/srv/app"\n'
+
+
+def folder_type(item: FolderKind) -> Any:
+    return plugin("qup-way", qup_folder_types=lambda: [item])
+
+
+def test_a_folder_type_is_looked_at_by_its_priority() -> None:
+    (folder,) = make_plan(FOLDER, folder_type(FolderKind(priority=500))).folders
+    assert folder.reason.startswith("not mine: box tiny has no driver for it; not 9p: ")
+    (folder,) = make_plan(FOLDER, folder_type(FolderKind(priority=-1))).folders
+    assert "mine" not in folder.reason
+    text = FOLDER + 'type = "mine"\n'
+    (folder,) = make_plan(text, folder_type(FolderKind(priority=-1))).folders
+    assert (folder.type, folder.source, folder.mounted) == ("mine", "server:/x", True)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(text + "delete = true\n", folder_type(FolderKind()))
+    assert "'delete' is for folders that are copied, and 'mine' mounts" in str(caught.value.details)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (FolderKind("copy"), "folder type 'copy': the word is qup's own"),
+        (Both(), "folder type 'mine' has no share or send, and only one of them"),
+        (Mode(), "folder type 'mine' has no share or send, and only one of them, no priority"),
+        (FolderKind("tar"), "folder type 'tar' is built in"),
+    ],
+)
+def test_what_is_no_folder_type(item: Any, words: str) -> None:
+    (line,) = said(plugins_with(folder_type(item)))
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "it returned None, which is not Share"),
+        (Share(""), "kind is empty"),
+        (Share("nfs"), "neither a backend nor a source"),
+        (Share("x", backend={"fsdriver": "local"}), "device no 'driver'"),
+    ],
+)
+def test_a_share_that_can_not_be_mounted_names_its_plugin(answer: Any, words: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        make_plan(FOLDER, folder_type(FolderKind(priority=500, answer=answer)))
+    assert "folder type mine of plugin qup-way failed in share" in caught.value.message
+    assert words in caught.value.message
 
 
 # --- what is taken, and what isn't --------------------------------------------------------

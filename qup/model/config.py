@@ -42,7 +42,7 @@ from qup.model.fields import (
     StepName,
     User,
 )
-from qup.model.folders import MAX_FOLDERS, MOUNTED
+from qup.model.folders import AUTO, MAX_FOLDERS
 from qup.model.network import Seat
 from qup.model.settings import summarize
 
@@ -141,10 +141,10 @@ class FolderSettings(Settings):
         description="The folder on this computer; its path is relative to the Qupfile."
     )
     guest: GuestFolder = Field(description="Where the guest has it: an absolute path.")
-    type: Literal["auto", "9p", "rsync", "tar", "sftp"] = Field(
-        default="auto",
-        description="How it gets there: mounted by '9p', or copied by 'rsync', 'tar' or 'sftp'."
-        " 'auto' takes the first that works, in this order, and says why.",
+    type: Annotated[str, Field(min_length=1, max_length=40)] = Field(
+        default=AUTO,
+        description="How it gets there: mounted by '9p', copied by 'rsync', 'tar' or 'sftp', or"
+        " as a plugin does it. 'auto' takes the first that works, in this order, and says why.",
     )
     read_only: bool = Field(
         default=False, description="Whether the guest can't change what is mounted."
@@ -168,12 +168,6 @@ class FolderSettings(Settings):
         for pattern in self.exclude:
             if pattern.startswith("!") or not pattern.strip("/"):
                 raise ValueError(f"{pattern!r} is no pattern of what is left out")
-        if self.type in MOUNTED:
-            for key, value in (("exclude", self.exclude), ("delete", self.delete)):
-                if value:
-                    raise ValueError(
-                        f"{key!r} is for folders that are copied, and {self.type!r} mounts"
-                    )
         return self
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 AUTO = "auto"
-NINEP = "9p"
-MOUNTED = (NINEP,)
-"""Types that mount the folder itself: a change on one side is there on the other at once."""
 COPY = "copy"
 """In a plan: the guest gets a copy, by the best way that it has; it is asked when it is up."""
-RSYNC, TAR, SFTP = "rsync", "tar", "sftp"
-COPYING = (RSYNC, TAR, SFTP)
-"""Types that copy, the best first."""
 MAX_FOLDERS = 8
 """Folders of a machine: each that is mounted takes a slot of its PCI bus."""
 
@@ -31,6 +27,46 @@ ROOT = Owner(0, 0)
 
 
 @dataclass(frozen=True)
+class FolderRequest:
+    """What a type is told of a folder that it is to mount.
+
+    Attributes:
+        host: the folder, as the Qupfile names it.
+        guest: where the guest is to have it.
+        read_only: the guest must not be able to change it.
+    """
+
+    host: str
+    guest: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a folder is mounted: what QEMU has for it, and what the guest does.
+
+    With a ``backend``, QEMU serves the folder. It sees it at a place of its own, without what is
+    qup's, and takes you for the guest's user. qup adds the path, and the tag by which the guest
+    finds it.
+
+    Attributes:
+        kind: the file system's name in the guest, as ``/proc/filesystems`` has it.
+        options: the guest's options for ``mount``, with commas between them.
+        drivers: kernel modules that the guest may have to load first.
+        backend: properties of QEMU's ``-fsdev``, ``fsdriver`` among them; empty for none.
+        device: properties of QEMU's ``-device``, ``driver`` among them.
+        source: what the guest mounts, where that isn't QEMU's.
+    """
+
+    kind: str
+    options: str = ""
+    drivers: tuple[str, ...] = ()
+    backend: Mapping[str, str] = field(default_factory=dict)
+    device: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class FolderPlan:
     """A folder of this computer in the guest.
 
@@ -38,12 +74,13 @@ class FolderPlan:
         id: ``folder0`` ...: its place in the Qupfile; also the tag by which a guest mounts it.
         host: the folder, as the Qupfile names it.
         guest: where the guest has it.
-        type: one of :data:`MOUNTED` or :data:`COPYING`, or :data:`COPY`.
+        type: what a plugin has registered, or :data:`COPY`.
         chosen: the type was left to qup: what a guest can't mount is copied then.
         reason: what was against better types.
         read_only: the guest can't change the folder; a copy never leads back to it.
         exclude: patterns of what is not copied.
         delete: remove from the copy what isn't in the folder, whoever put it there.
+        share: how it is mounted; None for one that is copied.
     """
 
     id: str
@@ -55,10 +92,22 @@ class FolderPlan:
     read_only: bool = False
     exclude: tuple[str, ...] = ()
     delete: bool = False
+    share: Share | None = None
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """A folder of a plan that was stored."""
+        share = data.get("share")
+        return cls(**{**data, "share": Share(**share) if share else None})
 
     @property
     def mounted(self) -> bool:
-        return self.type in MOUNTED
+        return self.share is not None
+
+    @property
+    def source(self) -> str:
+        """What the guest mounts."""
+        return (self.share and self.share.source) or self.id
 
     def __str__(self) -> str:
         extra = " read-only" if self.read_only else ""

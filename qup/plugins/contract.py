@@ -25,6 +25,7 @@ from qup.api import (
     PortRange,
     Problem,
     SeedForm,
+    Share,
     Tap,
     Verdict,
 )
@@ -80,13 +81,15 @@ class Kind:
         attributes: what else it has, and how to tell that it is of the right type.
         base: what it has to be an instance of, where a protocol isn't enough.
         optional: methods that it may have besides, and what comes back.
+        either: methods of which it has exactly one, and what comes back.
     """
 
     hook: str
-    methods: Mapping[str, Answer] = field(default_factory=dict)
+    methods: dict[str, Answer] = field(default_factory=dict)
     attributes: Mapping[str, Callable[[object], bool]] = field(default_factory=dict)
     base: type = object
-    optional: Mapping[str, Answer] = field(default_factory=dict)
+    optional: dict[str, Answer] = field(default_factory=dict)
+    either: dict[str, Answer] = field(default_factory=dict)
 
 
 def _is_text(value: object) -> bool:
@@ -145,6 +148,17 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _fault_of_share(share: Any) -> str | None:
+    texts = (share.kind, share.options, share.source, *share.drivers)
+    if not all(map(_is_text, texts)) or not share.kind:
+        return "kind is empty, or something isn't text"
+    if not share.backend and not share.device:
+        return None if share.source else "there is neither a backend nor a source"
+    if not _is_texts(share.backend, "fsdriver") or not _is_texts(share.device, "driver"):
+        return "backend has no 'fsdriver', device no 'driver', or something isn't text"
+    return None
+
+
 def _is_options(model: object) -> bool:
     from qup.api import Settings  # pydantic, which only Qupfiles need
 
@@ -193,6 +207,15 @@ KINDS = {
         {"summary": _is_text},
         optional={"known_keys": Answer((str,), many=True)},
     ),
+    "folder type": Kind(
+        "qup_folder_types",
+        {"problems": Answer((Problem,), many=True)},
+        {"summary": _is_text, "priority": _is_number},
+        either={
+            "share": Answer((Share,), fault=_fault_of_share),
+            "send": Answer((object,)),
+        },
+    ),
     "provisioner": Kind(
         "qup_provisioners",
         {"digest": Answer((str,)), "run": Answer((object,))},
@@ -220,10 +243,13 @@ KINDS = {
 OTHER_HOOKS = {"qup_amend_plan": "additions to plans", "qup_event": "an observer of events"}
 """Hooks that register nothing, and what ``qup plugins list`` says of a plugin that has one."""
 
-RESERVED = {"accelerator": frozenset({"auto"})}
+RESERVED = {
+    "accelerator": frozenset({"auto"}),
+    "folder type": frozenset({"auto", "copy"}),
+}
 """Words of the Qupfile that mean something else where a name is expected."""
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,39}", re.ASCII)
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}", re.ASCII)
 
 
 class Refusal(ValueError):
@@ -262,6 +288,9 @@ def _find_wrong(kind: str, item: Any) -> Iterator[str]:
     for method in KINDS[kind].methods:
         if not callable(getattr(item, method, None)):
             yield method
+    either = KINDS[kind].either
+    if either and sum(callable(getattr(item, name, None)) for name in either) != 1:
+        yield f"{' or '.join(either)}, and only one of them"
     for attribute, fits in KINDS[kind].attributes.items():
         if not fits(getattr(item, attribute, None)):
             yield attribute
@@ -285,7 +314,7 @@ class Fenced:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._item, name)
         kind = KINDS[self._kind]
-        answer = kind.methods.get(name) or kind.optional.get(name)
+        answer = (kind.methods | kind.optional | kind.either).get(name)
         return value if answer is None else partial(self._call, name, value, answer)
 
     def _call(

@@ -28,6 +28,7 @@ from qup.api import (
     Check,
     Command,
     ExtraArguments,
+    FolderType,
     GuestSeeder,
     NetworkMode,
     Provisioner,
@@ -74,6 +75,10 @@ BUILTIN = (
     "qup.builtin.seeder_credentials",
     "qup.builtin.seeder_vagrant",
     "qup.builtin.seeder_none",
+    "qup.builtin.folder_9p",
+    "qup.builtin.folder_rsync",
+    "qup.builtin.folder_tar",
+    "qup.builtin.folder_sftp",
     "qup.builtin.shell",
     "qup.builtin.file_step",
     "qup.builtin.host_step",
@@ -302,6 +307,10 @@ class Plugins:
     @cached_property
     def guest_seeders(self) -> Mapping[str, GuestSeeder]:
         return self._table("guest seeder")
+
+    @cached_property
+    def folder_types(self) -> Mapping[str, FolderType]:
+        return self._table("folder type")
 
     @cached_property
     def provisioners(self) -> Mapping[str, Provisioner]:

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
-from qup.model.folders import NINEP
 from qup.model.network import NOWHERE, SSH_MODE, Tap
 from qup.model.plan import Nic, Plan
 from qup.model.seed import SeedForm
 from qup.qemu.drives import describe_drives, file_node
-from qup.qemu.shares import describe_share
+from qup.qemu.shares import describe_share, is_served
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
@@ -339,7 +338,7 @@ def _seed_files(form: SeedForm, layout: Layout) -> Iterator[Argument]:
 def _folders(plan: Plan, layout: Layout) -> Iterator[Argument]:
     """They come last, so that no other device has another place because of them."""
     for folder in plan.folders:
-        if folder.type == NINEP:
+        if is_served(folder):
             backend, device = describe_share(folder, layout.folders[folder.id])
             yield Argument(("-fsdev", option_string(*backend)), "folders")
             yield Argument(("-device", option_string(*device)), "folders")

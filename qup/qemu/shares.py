@@ -13,32 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qup.errors import HostError
-from qup.model.folders import NINEP, FolderPlan, Owner
+from qup.model.folders import FolderPlan, Owner
 from qup.namespaces import Bind, View
 from qup.paths import STATE_FOLDER, RuntimeFolder, make_private
 
 Options = tuple[str, Mapping[str, str]]
 
 
-def describe_share(folder: FolderPlan, path: Path) -> tuple[Options, Options]:
-    """QEMU's ``-fsdev`` and ``-device`` for a folder that is mounted by 9p.
+def is_served(folder: FolderPlan) -> bool:
+    """Whether QEMU serves a folder."""
+    return folder.share is not None and bool(folder.share.backend)
 
-    Without ``security_model`` for other users QEMU does everything as itself, whoever asks in the
-    guest, and keeps no account of the guest's users: what is made belongs to you.
+
+def describe_share(folder: FolderPlan, path: Path) -> tuple[Options, Options]:
+    """QEMU's ``-fsdev`` and ``-device`` for a folder that it serves.
 
     Args:
         folder: the folder.
         path: where QEMU finds it.
     """
-    backend = {
-        "id": folder.id,
-        "path": os.fspath(path),
-        "security_model": "none",
-        # What is mounted within the folder has numbers of its own for its files.
-        "multidevs": "remap",
-        **({"readonly": "on"} if folder.read_only else {}),
-    }
-    return ("local", backend), ("virtio-9p-pci", {"fsdev": folder.id, "mount_tag": folder.id})
+    assert folder.share is not None
+    backend, device = dict(folder.share.backend), dict(folder.share.device)
+    fsdriver, driver = backend.pop("fsdriver"), device.pop("driver")
+    backend = {"id": folder.id, "path": os.fspath(path), **backend}
+    return (fsdriver, backend), (driver, {"fsdev": folder.id, "mount_tag": folder.id, **device})
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def prepare_shares(
     """
     binds: dict[str, Bind] = {}
     for folder in folders:
-        if folder.type != NINEP:
+        if not is_served(folder):
             continue
         source = find_folder(folder, project)
         place = make_private(make_private(runtime.folders) / folder.id)

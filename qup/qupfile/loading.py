@@ -18,6 +18,7 @@ from qup.model.config import (
 )
 from qup.model.display import NONE
 from qup.model.fields import has_defaults
+from qup.model.folders import AUTO
 from qup.model.units import shorten
 from qup.qupfile import explain, rules
 from qup.qupfile.document import Document
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
 
-    from qup.api import NetworkMode, Provisioner
+    from qup.api import FolderType, NetworkMode, Provisioner
 
 
 class Registry(Protocol):
@@ -59,6 +60,10 @@ class Registry(Protocol):
     @property
     def guest_seeders(self) -> Mapping[str, object]:
         """Values of ``seeder``."""
+
+    @property
+    def folder_types(self) -> Mapping[str, FolderType]:
+        """Values of ``type`` in ``[[machine.folders]]``, besides ``auto``."""
 
     @property
     def provisioners(self) -> Mapping[str, Provisioner]:
@@ -206,6 +211,8 @@ class _Machine:
             self.check_accelerator(qemu["accelerator"])
         if isinstance(seeder := merged.get("seeder"), str):
             self.check_seeder(seeder)
+        for index, entry in enumerate(self.tables("folders")):
+            self.check_folder(entry, ("folders", index))
         options = self.network_options(network) if isinstance(network, dict | None) else None
         uses = [
             self.provisioner(entry, index)
@@ -233,6 +240,19 @@ class _Machine:
         known = self.registry.guest_seeders
         if name not in known:
             self.missing("guest seeder", name, tuple(known), ("seeder",))
+
+    def check_folder(self, entry: Mapping[str, Any], path: KeyPath) -> None:
+        name = entry.get("type", AUTO)
+        if not isinstance(name, str) or name == AUTO:
+            return
+        known = self.registry.folder_types
+        if name not in known:
+            self.missing("folder type", name, (AUTO, *known), (*path, "type"))
+        elif hasattr(known[name], "share"):
+            for key in ("exclude", "delete"):
+                if entry.get(key):
+                    text = f"{key!r} is for folders that are copied, and {name!r} mounts"
+                    self.refuse((*path, key), text, at_key=True)
 
     def missing(self, kind: str, name: str, known: Sequence[str], path: KeyPath) -> None:
         """Something that a plugin would have to bring isn't there."""

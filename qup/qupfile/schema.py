@@ -11,6 +11,7 @@ from qup.model.config import (
     StepSettings,
 )
 from qup.model.fields import MACHINE_NAME, has_defaults, json_pattern
+from qup.model.folders import AUTO
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -43,6 +44,8 @@ def make_schema(registry: Registry) -> Schema:
         "description": properties["provision"]["description"],
         "items": _describe_steps(registry, definitions),
     }
+    folder = definitions["machine.FolderSettings"]["properties"]
+    folder["type"] = {**folder["type"], "enum": [AUTO, *registry.folder_types]}
     definitions["machine"] = machine
     reference = {"$ref": "#/$defs/machine"}
     return {

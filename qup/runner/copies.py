@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+from qup.api import CopyingType
 from qup.errors import ConfigError
 from qup.guest.folders.copy import Copy, Outcome
 from qup.guest.folders.link import Link
+from qup.guest.folders.ways import Way
 from qup.model.events import Progress
 from qup.model.folders import FolderPlan
 from qup.model.state import State
@@ -68,17 +70,30 @@ def runtime_of(state: State) -> RuntimeFolder:
     return RuntimeFolder.of(state.launch.runtime)
 
 
+def find_ways(ctx: Context, program: str) -> list[Way]:
+    """The ways to copy, the best first, and what is against each on this computer."""
+    found = []
+    for kind in sorted(ctx.plugins.folder_types.values(), key=lambda item: -item.priority):
+        if hasattr(kind, "send"):
+            reasons = (problem.message for problem in kind.problems(ctx.host, program))
+            found.append(Way(cast(CopyingType, kind), next(reasons, None)))
+    return found
+
+
 class Copying:
     """A machine's folders that are copied.
 
     Several rounds can be made: the guest is asked what it has only once.
     """
 
-    def __init__(self, ctx: Context, link: Link, folders: Sequence[FolderPlan]) -> None:
-        """Take a machine's folders; nothing is done yet."""
+    def __init__(
+        self, ctx: Context, link: Link, folders: Sequence[FolderPlan], program: str
+    ) -> None:
+        """Take a machine's folders; nothing is done yet. ``program`` is its QEMU."""
         self._ctx = ctx
         self._link = link
         self._folders = folders
+        self._ways = find_ways(ctx, program)
         self._copies: dict[str, Copy] = {}
         self._said: dict[tuple[str, str], str] = {}
 
@@ -107,7 +122,7 @@ class Copying:
         with self._ctx.phase(name, "sync", f"copying {folder.host} to {folder.guest}") as phase:
             first = copy is None
             if copy is None:
-                copy = self._copies[folder.id] = Copy(self._link, root, folder)
+                copy = self._copies[folder.id] = Copy(self._link, root, folder, self._ways)
             outcome = copy.update(_scan(copy, cover, progress.tell_scan), progress.tell_sent)
             phase.result = describe(outcome)
             reasons = [folder.reason, outcome.reason] if first and outcome.is_new else []

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from qup import namespaces
+from qup.api import MountingType
 from qup.errors import GuestError
 from qup.folders import FolderFacts, find_obstacle
 from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
 from qup.model.config import MachineConfig
-from qup.model.folders import AUTO, MOUNTED, NINEP, FolderPlan, owner_for
+from qup.model.folders import AUTO, FolderPlan, FolderRequest, owner_for
 from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder
@@ -26,41 +27,53 @@ from qup.runner.copies import (
     runtime_of,
 )
 
+HINT = "leave 'type' out, and the best that works is taken"
+
 
 def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
     """What the types of a machine's folders depend on; asked only where there are any."""
-    folders = config.settings.folders
-    if not any(folder.type in (AUTO, *MOUNTED) for folder in folders):
+    wanted = {folder.type for folder in config.settings.folders}
+    if not wanted:
         return FolderFacts()
+    types = sorted(ctx.plugins.folder_types.values(), key=lambda item: -item.priority)
+    mounting = {item.name: cast(MountingType, item) for item in types if hasattr(item, "share")}
+    offered = tuple(name for name, item in mounting.items() if item.priority >= 0)
+    looked_at = {*wanted, *(offered if AUTO in wanted else ())} & mounting.keys()
     program = config.settings.qemu.program
-    obstacles = {}
-    reason = namespaces.find_obstacle()
-    if reason is not None:
-        # Then .qup would be seen by the guest, and files would belong to strangers.
-        obstacles[NINEP] = f"QEMU can't be shown what the guest may see: {reason}"
-    elif not ctx.host.qemu_has_device(program, "virtio-9p-pci"):
-        obstacles[NINEP] = f"{program} was built without it"
-    return FolderFacts(obstacles)
+    found = {name: _find_obstacle(ctx, mounting[name], program) for name in sorted(looked_at)}
+    return FolderFacts(
+        {name: item.share for name, item in mounting.items()},
+        offered,
+        {name: reason for name, reason in found.items() if reason},
+    )
+
+
+def _find_obstacle(ctx: Context, kind: MountingType, program: str) -> str | None:
+    """Why a type can't work on this computer, in a few words."""
+    # Without it .qup would be seen by the guest, and files would belong to strangers.
+    if kind.share(FolderRequest(".", "/")).backend and (reason := namespaces.find_obstacle()):
+        return f"QEMU can't be shown what the guest may see: {reason}"
+    return next((problem.message for problem in kind.problems(ctx.host, program)), None)
 
 
 def find_problems(
     ctx: Context, config: MachineConfig, plan: Plan
 ) -> Iterator[tuple[str, str | None]]:
-    """Folders that aren't there, or can't be mounted where qup has not chosen that; each with what
-    to do.
-    """
+    """Folders that aren't there, or can't come as was asked for; each with what to do."""
     facts = gather_facts(ctx, config)
     for folder in plan.folders:
         path = locate_source(ctx, folder)
         if reason := explain_absence(path):
             yield f"the folder {path} {reason}", RELATIVE
-        if folder.chosen or not folder.mounted:
+        kind = ctx.plugins.folder_types.get(folder.type)
+        if folder.chosen or kind is None:
             continue
-        reason = find_obstacle(folder.type, plan.box, facts)
-        if reason is None:
-            continue
-        hint = "leave 'type' out, and the best that works is taken"
-        yield f"folder {folder.host} can't be mounted by {folder.type}: {reason}", hint
+        if folder.share is None:
+            for problem in kind.problems(ctx.host, plan.program):
+                text = f"folder {folder.host} can't be copied by {folder.type}: {problem.message}"
+                yield text, problem.hint or HINT
+        elif reason := find_obstacle(folder.type, folder.share, plan.box, facts):
+            yield f"folder {folder.host} can't be mounted by {folder.type}: {reason}", HINT
 
 
 class Attached(NamedTuple):
@@ -155,7 +168,7 @@ def away(
 
 def mounted_of(plan: Mapping[str, Any]) -> list[FolderPlan]:
     """The mounted folders of a plan that was carried out."""
-    found = [FolderPlan(**item) for item in plan.get("folders", ())]
+    found = [FolderPlan.of(item) for item in plan.get("folders", ())]
     return [item for item in found if item.mounted]
 
 
@@ -170,7 +183,8 @@ def bring_folders(ctx: Context, folder: MachineFolder, plan: Plan, state: State)
     """
     copied, changed = bring_mounts(ctx, folder, plan, state)
     if copied:
-        changed = Copying(ctx, link_to(folder, runtime_of(state)), copied).run() or changed
+        link = link_to(folder, runtime_of(state))
+        changed = Copying(ctx, link, copied, plan.program).run() or changed
     return changed
 
 

@@ -59,7 +59,8 @@ def watch(ctx: Context, machines: Sequence[MachineConfig]) -> NoReturn:
             plan, _ = Running(ctx, config, UpOptions(), folder).plan_again(state)
             copied, _ = bring_mounts(ctx, folder, plan, state)
         if copied:
-            rounds.append((folder, Copying(ctx, link_to(folder, runtime_of(state)), copied)))
+            link = link_to(folder, runtime_of(state))
+            rounds.append((folder, Copying(ctx, link, copied, plan.program)))
     if not rounds:
         raise UsageError(
             "there is nothing to watch: no folder of these machines is copied",

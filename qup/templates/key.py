@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
-from qup.model.folders import MOUNTED
 from qup.model.plan import Plan, TemplatePlan
 from qup.model.seed import NOCLOUD
 from qup.templates import stand_in
@@ -85,9 +84,10 @@ def describe_hardware(plan: Mapping[str, Any], emulator: Emulator) -> dict[str, 
     return described
 
 
-def _describe_folders(folders: Iterable[Mapping[str, Any]]) -> list[str]:
+def _describe_folders(folders: Iterable[Mapping[str, Any]]) -> list[list[Any]]:
     """What a guest has of its folders while none of them is mounted: a device for each."""
-    return [f"{folder['type']} {folder['id']}" for folder in folders if folder["type"] in MOUNTED]
+    shares = ((folder["id"], folder.get("share")) for folder in folders)
+    return [[name, dict(share["device"])] for name, share in shares if share and share["device"]]
 
 
 def _describe_nic(nic: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from qup.builtin.folder_9p import NineP
 from qup.errors import HostError
-from qup.model.folders import FolderPlan, Owner
+from qup.model.folders import FolderPlan, FolderRequest, Owner
 from qup.paths import RuntimeFolder
 from qup.qemu.shares import describe_share, find_hidden, prepare_shares
 
 OWNER = Owner(1000, 1000)
 
 
+def mounted(name: str, host: str = ".", *, read_only: bool = False) -> FolderPlan:
+    share = NineP().share(FolderRequest(host, "/srv/app", read_only))
+    return FolderPlan(name, host, "/srv/app", "9p", read_only=read_only, share=share)
+
+
 def test_options(tmp_path: Path) -> None:
-    folder = FolderPlan("folder0", ".", "/srv/app", "9p", read_only=True)
+    folder = mounted("folder0", read_only=True)
     backend, device = describe_share(folder, tmp_path)
     assert backend[1]["security_model"] == "none"
     assert backend[1]["readonly"] == "on"
@@ -39,9 +45,9 @@ def test_places_are_made_and_removed_with_the_sockets(tmp_path: Path) -> None:
     (project / "link").symlink_to(".")
     runtime.root.mkdir()
     folders = [
-        FolderPlan("folder0", ".", "/srv/app", "9p"),
+        mounted("folder0"),
         FolderPlan("folder1", "x", "/srv/x", "copy"),
-        FolderPlan("folder2", "link", "/srv/y", "9p", read_only=True),
+        mounted("folder2", "link", read_only=True),
     ]
     shares = prepare_shares(folders, OWNER, (project / ".qup",), runtime, project)
     assert set(shares.paths) == {"folder0", "folder2"}
@@ -59,6 +65,6 @@ def test_places_are_made_and_removed_with_the_sockets(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for host, said in (("gone", "does not exist"), ("file", "is no folder")):
-        folder = FolderPlan("folder0", host, "/srv/app", "9p")
+        folder = mounted("folder0", host)
         with pytest.raises(HostError, match=said):
             prepare_shares([folder], OWNER, (), RuntimeFolder(tmp_path), tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qup.model.box import BoxSpec
-from qup.model.folders import FolderPlan
+from qup.model.folders import FolderPlan, Share
 from qup.model.network import AddressPlan, Forward, NicPlan, PortRange, Tap
 from qup.model.plan import (
     AcceleratorPlan,
@@ -229,8 +229,10 @@ def test_only_folders_that_are_mounted_are_a_part_of_the_hardware() -> None:
         return make_key(describe_visible(replace(PLAN, folders=folders), Emulator("7.2")))
 
     copied = FolderPlan("folder0", ".", "/srv/app", "copy")
-    mounted = FolderPlan("folder0", ".", "/srv/app", "9p")
-    elsewhere = FolderPlan("folder0", "src", "/srv/x", "9p", read_only=True)
+    share = Share("9p", backend={"fsdriver": "local"}, device={"driver": "virtio-9p-pci"})
+    mounted = FolderPlan("folder0", ".", "/srv/app", "9p", share=share)
+    read_only = replace(share, backend={"fsdriver": "local", "readonly": "on"})
+    elsewhere = FolderPlan("folder0", "src", "/srv/x", "9p", read_only=True, share=read_only)
     assert key() == key(copied)
     assert key() != key(mounted)
     assert key(mounted) == key(elsewhere), "a clone mounts what it likes, where it likes"

@@ -41,6 +41,7 @@ def test_it_keeps_to_the_hooks() -> None:
     assert plugins.plugins["qup_hello"].brings == [
         "network mode quiet",
         "accelerator slow-tcg",
+        "folder type packed",
         "provisioner greet",
         "command hello",
         "check hello-starts",
@@ -90,6 +91,15 @@ def test_the_provisioner(fake_guest: FakeGuest, tmp_path: Path) -> None:
     greet.run(greet.options(text="good day"), fake_guest, tmp_path, said.append)
     assert fake_guest.files == {"greeting.txt": b"good day\n"}
     assert said == ["good day"]
+
+
+def test_the_folder_type() -> None:
+    text = '[[machine.folders]]\nhost = "."\nguest = "/srv/app"\ntype = "{}"'
+    (folder,) = make_plan(text.format("packed"), qup_hello).folders
+    assert str(folder) == ". -> /srv/app (packed)"
+    with pytest.raises(ConfigError) as caught:
+        make_plan(text.format("packd"), qup_hello)
+    assert "did you mean 'packed'?" in str(caught.value.details)
 
 
 STEP = '[[machine.provision]]\ngreet = {text = "good day, sir"}'
@@ -157,27 +167,37 @@ def test_the_check(fake_host: FakeHost) -> None:
 @pytest.mark.vm
 def test_a_real_guest(vm_project: Any, qup: Any) -> None:
     # As if installed: an entry point is a few lines in a folder on the path.
-    entry = (
-        vm_project(f"""
+    project = vm_project(f"""
 [machine]
 memory = "256M"
 [machine.network]
 mode = "quiet"
 [machine.qemu]
 accelerator = "slow-tcg"
+[[machine.folders]]
+host = "src"
+guest = "/srv/app"
+type = "packed"
 {STEP}
-""").parent
-        / "site"
-    )
+""")
+    entry = project.parent / "site"
     info = entry / "qup_hello-0.1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: qup-hello\nVersion: 0.1.0\n")
     (info / "entry_points.txt").write_text("[qup]\nhello = qup_hello\n")
     path = f"{entry}:{Path(qup_hello.__file__).parent.parent}"
     env = {"PYTHONPATH": path}
+    src = project / "src"
+    (src / "sub").mkdir(parents=True)
+    (src / "sub" / "a b").write_text("packed\n")
+    (src / "link").symlink_to("sub/a b")
     events = [json.loads(line) for line in qup("up", "--json", env=env).ok().stdout.splitlines()]
     assert any(event.get("text") == "good day, sir" for event in events)
     assert qup("ssh", "--", "cat", "greeting.txt", env=env).ok().stdout == "good day, sir\n"
+    assert qup("ssh", "--", "cat /srv/app/link", env=env).ok().stdout == "packed\n"
+    (src / "sub" / "a b").write_text("again\n")
+    assert "1 sent by packed" in qup("sync", env=env).ok().stderr
+    assert qup("ssh", "--", "cat /srv/app/link", env=env).ok().stdout == "again\n"
     # Nothing gets out: not even the name server behind QEMU's address translation answers.
     assert qup("ssh", "--", "nslookup", "localhost", "10.7.0.3", env=env).code != 0
     said = qup("hello", "--shout", env=env).ok().stdout

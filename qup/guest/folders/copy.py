@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qup.api import Parcel
 from qup.errors import GuestError
 from qup.guest.folders.changes import Changes, find_changes, write_removal
 from qup.guest.folders.journal import GONE, UNSURE, Journal, pack, unpack
 from qup.guest.folders.link import CommandFailed, Link
-from qup.guest.folders.parcel import Parcel
 from qup.guest.folders.ways import Way, choose_way
 from qup.model.folders import COPY, FolderPlan
 from qup.trees import Excludes, Leftovers, Tree, scan_tree
@@ -19,7 +19,7 @@ from qup.trees import Excludes, Leftovers, Tree, scan_tree
 NOT_MADE, NOT_WRITABLE = 97, 98
 
 _OPEN = """
-t=$1 user=$(id -un)
+t=$1 programs=$3 user=$(id -un)
 as_root() {
   if [ "$(id -u)" = 0 ]; then sh -c "$@"
   elif command -v sudo >/dev/null; then sudo -n sh -c "$@"
@@ -45,7 +45,7 @@ read -r boot </proc/sys/kernel/random/boot_id
 safe() { [ "$(cat "$s/$1.safe" 2>/dev/null)" = "$(wc -c <"$s/$1")" ]; }
 [ "$boot" = "$last" ] || [ ! -f "$s/$2" ] || safe "$2" || echo unsafe
 echo "$boot" >"$s/$2.boot"
-for p in rsync tar; do command -v $p >/dev/null && echo $p; done
+for p in $programs; do command -v $p >/dev/null && echo $p; done
 echo
 [ ! -f "$s/$2" ] || cat "$s/$2"
 """
@@ -93,8 +93,14 @@ class Outcome:
 class Copy:
     """A copy of a folder in a guest, from the moment when its journal was read."""
 
-    def __init__(self, link: Link, root: Path, folder: FolderPlan) -> None:
+    def __init__(self, link: Link, root: Path, folder: FolderPlan, ways: Sequence[Way]) -> None:
         """Find out what the guest has; its folder is made if it isn't there.
+
+        Args:
+            link: the guest.
+            root: the folder here.
+            folder: what is to be done with it.
+            ways: how it can be done, the best first.
 
         Raises:
             GuestError: the folder can't be made, or can't be written to.
@@ -104,20 +110,20 @@ class Copy:
         self._root = root
         self._folder = folder
         self._excludes = Excludes(folder.exclude)
-        self._place, tools, data = self._open()
+        self._place, tools, data = self._open([name for way in ways for name in way.type.programs])
         wanted = None if folder.type == COPY else folder.type
-        self._way: Way
-        self._way, self._reason = choose_way(wanted, tools)
+        self._way, self._reason = choose_way(wanted, tools, ways)
         self._journal: Journal = unpack(data)
         if "unsafe" in tools:
             entries = self._journal.entries
             self._journal.entries = dict.fromkeys(entries, UNSURE)
 
-    def _open(self) -> tuple[str, frozenset[str], bytes]:
+    def _open(self, programs: Sequence[str]) -> tuple[str, frozenset[str], bytes]:
         target = self._folder.guest
         name = hashlib.sha256(target.encode()).hexdigest()[:16]
         try:
-            answer = self._link.call(f"looking at {target} in the guest", _OPEN, target, name)
+            what = f"looking at {target} in the guest"
+            answer = self._link.call(what, _OPEN, target, name, " ".join(programs))
         except CommandFailed as exc:
             reasons = {NOT_MADE: "can't be made", NOT_WRITABLE: "belongs to another user there"}
             if exc.code not in reasons:

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from qup.errors import GuestError
@@ -42,6 +43,16 @@ class Link:
 
     keys: SshFolder
     machine: str
+
+    @property
+    def name(self) -> str:
+        """The machine's, as plugins see it."""
+        return self.machine
+
+    @property
+    def ssh_config(self) -> Path:
+        """Configuration for OpenSSH."""
+        return self.keys.config
 
     def words(self, remote: Sequence[str], *options: str) -> list[str]:
         """The command line that runs something in the guest."""

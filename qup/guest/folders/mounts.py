@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qup.errors import GuestError
 from qup.guest.folders.link import CommandFailed, Link
-from qup.model.folders import NINEP, FolderPlan, Owner
+from qup.model.folders import FolderPlan, Owner
 
 NO_DRIVER, BUSY = 96, 95
 
@@ -42,12 +42,6 @@ for process in /proc/[0-9]*; do
 done >&2
 exit 95
 """
-OPTIONS = {
-    # A file is read anew each time it is opened, also where the host has changed it. 'mmap' lets
-    # programs map files and write to them, which they can't without a cache (Linux's 9p.rst).
-    NINEP: ("9p", "trans=virtio,version=9p2000.L,msize=512000,cache=mmap", ("9p", "9pnet_virtio")),
-}
-"""For each type the file system's name, the options, and the drivers."""
 
 
 class CannotMount(GuestError):
@@ -74,10 +68,10 @@ def mount_folder(link: Link, folder: FolderPlan) -> Mounted:
         CannotMount: the guest has no driver for it.
         GuestError: it failed otherwise; the details are the guest's own words.
     """
-    kind, options, drivers = OPTIONS[folder.type]
-    if folder.read_only:
-        options += ",ro"
-    words = (_MOUNT, "sh", folder.id, folder.guest, kind, options, *drivers)
+    share = folder.share
+    assert share is not None
+    options = ",".join(filter(None, [share.options, "ro" if folder.read_only else "rw"]))
+    words = (_MOUNT, "sh", folder.source, folder.guest, share.kind, options, *share.drivers)
     script = f"id -u; id -g; {_AS_ROOT}"
     try:
         said = link.call(f"mounting {folder.guest} by {folder.type}", script, *words)
@@ -100,7 +94,9 @@ def unmount_folder(link: Link, folder: FolderPlan) -> None:
         GuestError: a program in the guest uses it.
     """
     try:
-        link.call(f"unmounting {folder.guest}", _AS_ROOT, _UNMOUNT, "sh", folder.id, folder.guest)
+        link.call(
+            f"unmounting {folder.guest}", _AS_ROOT, _UNMOUNT, "sh", folder.source, folder.guest
+        )
     except CommandFailed as exc:
         if exc.code != BUSY:
             raise

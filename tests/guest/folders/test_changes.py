@@ -7,17 +7,21 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qup.api import CopyingType, Parcel
+from qup.builtin.folder_tar import write_archive
 from qup.errors import HostError
-from qup.guest.folders.archive import write_archive
 from qup.guest.folders.changes import Changes, find_changes, write_removal
 from qup.guest.folders.journal import GONE, UNSURE, pack, unpack
-from qup.guest.folders.ways import choose_way
+from qup.guest.folders.ways import Way, choose_way
+from qup.plugins import Plugins
 from qup.trees import Excludes, Leftovers, scan_tree
 
 names = st.binary(min_size=1, max_size=20).filter(
@@ -138,8 +142,9 @@ def test_an_archive_has_what_is_there_and_keeps_its_promises(tmp_path: Path) -> 
     tree = scan_tree(tmp_path, Excludes(()))
     failed, unsure = Leftovers(), set[bytes]()
     told: list[int] = []
+    names = [*tree.entries, b"gone"]
     parts = write_archive(
-        tmp_path, [*tree.entries, b"gone"], failed, unsure, lambda count, size: told.append(count)
+        Parcel(tmp_path, "/to", names, failed, unsure, lambda count, _: told.append(count))
     )
     with tarfile.open(fileobj=io.BytesIO(b"".join(parts)), errors="surrogateescape") as archive:
         members = {os.fsencode(member.name): member for member in archive}
@@ -154,9 +159,9 @@ def test_a_file_that_shrinks_while_it_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "x").write_bytes(b"1" * 5000)
-    monkeypatch.setattr("qup.guest.folders.archive.CHUNK", 1000)
+    monkeypatch.setattr("qup.builtin.folder_tar.CHUNK", 1000)
     failed, unsure = Leftovers(), set[bytes]()
-    parts = write_archive(tmp_path, [b"x"], failed, unsure, lambda *_: None)
+    parts = write_archive(Parcel(tmp_path, "/to", [b"x"], failed, unsure, lambda *_: None))
     data = next(parts) + next(parts)
     os.truncate(tmp_path / "x", 1000)
     data += b"".join(parts)
@@ -166,15 +171,16 @@ def test_a_file_that_shrinks_while_it_is_sent(
     assert unsure == {b"x"}, "it is sent again next time"
 
 
-def test_a_way_by_what_both_sides_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    way, reason = choose_way(None, frozenset({"rsync", "tar"}))
+def test_a_way_by_what_both_sides_have() -> None:
+    types = cast(Mapping[str, CopyingType], Plugins(installed=False).folder_types)
+    ways = [Way(types[name]) for name in ("rsync", "tar", "sftp")]
+    way, reason = choose_way(None, frozenset({"rsync", "tar"}), ways)
     assert (way.name, reason) == ("rsync", "")
-    way, reason = choose_way(None, frozenset({"tar"}))
+    way, reason = choose_way(None, frozenset({"tar"}), ways)
     assert (way.name, reason) == ("tar", "not rsync: the guest has no rsync")
-    assert choose_way("tar", frozenset({"rsync", "tar"}))[0].name == "tar"
+    assert choose_way("tar", frozenset({"rsync", "tar"}), ways)[0].name == "tar"
     with pytest.raises(HostError, match="the guest has no rsync"):
-        choose_way("rsync", frozenset({"tar"}))
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    way, reason = choose_way(None, frozenset({"rsync", "tar"}))
+        choose_way("rsync", frozenset({"tar"}), ways)
+    ways[0] = Way(types["rsync"], "this computer has no rsync")
+    way, reason = choose_way(None, frozenset({"rsync", "tar"}), ways)
     assert (way.name, reason) == ("tar", "not rsync: this computer has no rsync")

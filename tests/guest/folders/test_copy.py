@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qup.errors import GuestError, HostError
 from qup.guest.folders.copy import Copy
 from qup.guest.folders.link import Link
+from qup.guest.folders.ways import Way
 from qup.model.folders import FolderPlan
 from qup.paths import SshFolder
+from qup.plugins import Plugins
+from qup.testing import FakeHost
 from tests.vm.lab import wait_until
 
 SSH = """#!/bin/sh
@@ -50,6 +54,8 @@ def plan(target: Path, kind: str, *, delete: bool = False) -> FolderPlan:
     return FolderPlan("folder0", "src", str(target), kind, delete=delete)
 
 
+TYPES: Any = Plugins(installed=False).folder_types
+ALL = [Way(TYPES[name]) for name in ("rsync", "tar", "sftp")]
 NO_RSYNC = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 WAYS = [pytest.param("tar"), pytest.param("rsync", marks=NO_RSYNC)]
 
@@ -59,13 +65,13 @@ def test_a_copy_is_made_kept_and_brought_up_to_date(
     link: Link, source: Path, tmp_path: Path, kind: str
 ) -> None:
     target = tmp_path / "the guest's" / "copy"
-    copy = Copy(link, source, plan(target, kind))
+    copy = Copy(link, source, plan(target, kind), ALL)
     outcome = copy.update(copy.scan())
     assert (outcome.way, outcome.sent, outcome.failed.count) == (kind, 8, 0)
     assert sorted(os.listdir(os.fsencode(target))) == sorted(os.listdir(os.fsencode(source)))
     assert (target / "sub" / "x").read_text() == "one\n"
     assert os.readlink(target / "link") == "sub"
-    again = Copy(link, source, plan(target, kind))
+    again = Copy(link, source, plan(target, kind), ALL)
     assert not again.differs(again.scan())
     (target / "theirs").touch()
     (source / "sub" / "x").write_text("two\n")
@@ -79,7 +85,7 @@ def test_a_copy_is_made_kept_and_brought_up_to_date(
     assert not (target / "link").is_symlink()
     assert (target / "theirs").exists()
     assert not (target / "a b").exists()
-    cleaning = Copy(link, source, plan(target, kind, delete=True))
+    cleaning = Copy(link, source, plan(target, kind, delete=True), ALL)
     assert cleaning.update(cleaning.scan()).removed == 1
     assert not (target / "theirs").exists()
 
@@ -88,10 +94,10 @@ def test_a_copy_whose_folder_was_emptied_is_made_anew(
     link: Link, source: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "copy"
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     copy.update(copy.scan())
     shutil.rmtree(target)
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     assert copy.update(copy.scan()).sent == 8
 
 
@@ -99,20 +105,20 @@ def test_after_a_power_cut_everything_is_sent_again_and_can_still_be_removed(
     link: Link, source: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "copy"
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     copy.update(copy.scan())
     notes = Path(os.environ["HOME"]) / ".local" / "state" / "qup" / "folders"
     (boot,) = notes.glob("*.boot")
     assert wait_until(lambda: [*notes.glob("*.safe")] and next(notes.glob("*.safe")).read_text())
     boot.write_text("another boot\n")
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     assert not copy.differs(copy.scan()), "it was safely on disk"
     (safe,) = notes.glob("*.safe")
     safe.write_text("0\n")
     boot.write_text("another boot\n")
     (target / "sub" / "x").write_text("")
     (source / "a b").unlink()
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     outcome = copy.update(copy.scan())
     assert (outcome.sent, outcome.removed) == (7, 1)
     assert (target / "sub" / "x").read_text() == "one\n"
@@ -121,29 +127,27 @@ def test_after_a_power_cut_everything_is_sent_again_and_can_still_be_removed(
 
 def test_a_damaged_note_is_written_anew(link: Link, source: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy"
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     copy.update(copy.scan())
     notes = Path(os.environ["HOME"]) / ".local" / "state" / "qup" / "folders"
     (note,) = (path for path in notes.iterdir() if path.suffix == "")
     note.write_bytes(note.read_bytes()[:20] + bytes(30))
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     copy.update(copy.scan())
-    copy = Copy(link, source, plan(target, "tar"))
+    copy = Copy(link, source, plan(target, "tar"), ALL)
     assert not copy.differs(copy.scan())
 
 
 def test_a_folder_that_can_not_be_made(link: Link, source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(GuestError, match="can't be made"):
-        Copy(link, source, plan(tmp_path / "file" / "copy", "tar"))
+        Copy(link, source, plan(tmp_path / "file" / "copy", "tar"), ALL)
 
 
-def test_a_way_that_is_not_there(
-    link: Link, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
+def test_a_way_that_is_not_there(link: Link, source: Path, tmp_path: Path) -> None:
+    (problem,) = TYPES["rsync"].problems(FakeHost(programs=set()), "qemu-system-x86_64")
     with pytest.raises(HostError, match="this computer has no rsync"):
-        Copy(link, source, plan(tmp_path / "copy", "rsync"))
+        Copy(link, source, plan(tmp_path / "copy", "rsync"), [Way(TYPES["rsync"], problem.message)])
 
 
 @pytest.mark.parametrize("kind", WAYS)
@@ -154,7 +158,7 @@ def test_what_can_not_be_read_is_named_and_the_rest_arrives(
         pytest.skip("root reads everything")
     (source / "secret").touch()
     (source / "secret").chmod(0)
-    copy = Copy(link, source, plan(tmp_path / "copy", kind))
+    copy = Copy(link, source, plan(tmp_path / "copy", kind), ALL)
     outcome = copy.update(copy.scan())
     assert "secret" in str(outcome.failed) or outcome.failed.count
     assert (tmp_path / "copy" / "sub" / "x").exists()

@@ -1,4 +1,4 @@
-"""Files brought into a guest by sftp, for guests without tar: a few requests for each file."""
+"""Folder type ``sftp``: a copy for guests without tar; a few requests for each file."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING
 
-from qup.errors import GuestError
-from qup.guest.folders.link import SAID_LIMIT, Link
-from qup.guest.folders.parcel import WHAT, Parcel
-from qup.process import explain_start
+from qup.api import (
+    FolderGuest,
+    FolderType,
+    GuestError,
+    Host,
+    Parcel,
+    Problem,
+    explain_start,
+    hookimpl,
+)
 
 if TYPE_CHECKING:
     from paramiko import SFTPClient
 
 CHUNK = 1 << 18
 PART = b".qup-part"
+SAID_LIMIT = 4000
 
 
 class Sftp:
     """OpenSSH's ``sftp`` subsystem; paramiko speaks the protocol, ssh does all else."""
 
     name = "sftp"
+    summary = "a copy by sftp, slowly"
+    priority = 10
+    programs: tuple[str, ...] = ()
 
-    def find_obstacle(self, tools: frozenset[str]) -> str | None:  # noqa: ARG002  it needs none
-        return None
+    def problems(self, host: Host, program: str) -> Sequence[Problem]:  # noqa: ARG002  it needs none
+        return []
 
-    def send(self, link: Link, parcel: Parcel) -> None:
+    def send(self, guest: FolderGuest, parcel: Parcel) -> None:
         size = 0
-        with tempfile.TemporaryFile() as said, _open_client(link, said) as client:
+        with tempfile.TemporaryFile() as said, _open_client(guest, said) as client:
             for count, name in enumerate(parcel.names, 1):
                 try:
                     size += _put(client, parcel, name)
@@ -44,6 +54,11 @@ class Sftp:
                     parcel.unsure.add(name)
                     parcel.failed.add(name, str(exc.strerror or exc))
                 parcel.report(count, size)
+
+
+@hookimpl
+def qup_folder_types() -> Sequence[FolderType]:
+    return [Sftp()]
 
 
 class _Pipe(socket.socket):
@@ -57,12 +72,13 @@ class _Pipe(socket.socket):
 
 
 @contextlib.contextmanager
-def _open_client(link: Link, said: IO[bytes]) -> Iterator[SFTPClient]:
+def _open_client(guest: FolderGuest, said: IO[bytes]) -> Iterator[SFTPClient]:
     import paramiko  # 200 ms that other ways don't need
 
     near, theirs = socket.socketpair()
     ours = _Pipe(fileno=near.detach())
-    words = [*link.words((), "-s")[:-1], "sftp"]
+    options = ("-T", "-o", "BatchMode=yes", "-s")
+    words = ["ssh", "-F", str(guest.ssh_config), *options, guest.name, "sftp"]
     with ours, explain_start(words[0]):
         with theirs:
             end = theirs.fileno()
@@ -74,9 +90,9 @@ def _open_client(link: Link, said: IO[bytes]) -> Iterator[SFTPClient]:
             said.seek(0)
             text = said.read()[-SAID_LIMIT:].decode(errors="replace").strip()
             raise GuestError(
-                f"machine {link.machine}: {WHAT} by sftp failed: {exc!r}",
+                f"machine {guest.name}: copying into the guest by sftp failed: {exc!r}",
                 details=text or None,
-                machine=link.machine,
+                machine=guest.name,
             ) from exc
         finally:
             ours.close()

@@ -1,48 +1,54 @@
-"""Files of a folder as a tar archive, made while it is sent."""
+"""Folder type ``tar``: a copy by an archive, made while it is sent."""
 
 from __future__ import annotations
 
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from qup.trees import Leftovers
+from qup.api import FolderGuest, FolderType, Host, Parcel, Problem, hookimpl
 
 CHUNK = 1 << 20
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 """What was a file a moment ago may be a link or a pipe now."""
 
 
-def write_archive(
-    root: Path,
-    names: Iterable[bytes],
-    failed: Leftovers,
-    unsure: set[bytes],
-    report: Callable[[int, int], None],
-) -> Iterator[bytes]:
-    """A tar archive of some entries of a folder, piece by piece.
+class Tar:
+    """An archive on the standard input of the guest's tar."""
 
-    Args:
-        root: the folder.
-        names: the entries.
-        failed: takes those that can't be read.
-        unsure: takes those that are not, or not as a whole, in the archive.
-        report: told how many entries and bytes were written so far.
-    """
-    top = os.fsencode(root)
+    name = "tar"
+    summary = "a copy by tar, which the guest needs"
+    priority = 20
+    programs = ("tar",)
+
+    def problems(self, host: Host, program: str) -> Sequence[Problem]:  # noqa: ARG002  it needs none
+        return []
+
+    def send(self, guest: FolderGuest, parcel: Parcel) -> None:
+        script = 'tar -x -p -o -f - -C "$1"'
+        guest.call("copying into the guest", script, parcel.target, input=write_archive(parcel))
+
+
+@hookimpl
+def qup_folder_types() -> Sequence[FolderType]:
+    return [Tar()]
+
+
+def write_archive(parcel: Parcel) -> Iterator[bytes]:
+    """A tar archive of some entries of a folder, piece by piece."""
+    top = os.fsencode(parcel.root)
     total = 0
-    for count, name in enumerate(names, 1):
+    for count, name in enumerate(parcel.names, 1):
         try:
-            for part in _write_member(top, name, unsure):
+            for part in _write_member(top, name, parcel.unsure):
                 total += len(part)
                 yield part
         except OSError as exc:
-            unsure.add(name)
+            parcel.unsure.add(name)
             if not isinstance(exc, FileNotFoundError):
-                failed.add(name, str(exc.strerror))
-        report(count, total)
+                parcel.failed.add(name, str(exc.strerror))
+        parcel.report(count, total)
     yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
