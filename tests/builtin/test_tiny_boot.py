@@ -1,6 +1,6 @@
 """Box tiny as a real guest under plain QEMU: what the recipe makes has to boot and to behave.
 
-The box is made once per run, from the apt sources of this computer.
+It is the box that other tests boot by qup, made from the apt sources of this computer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ import pycdlib
 import pytest
 
 from qup.builtin.tiny import recipe
+from tests.conftest import run_qup
+from tests.vm.conftest import make_sandbox
+from tests.vm.lab import make_box
 
 pytestmark = [
     pytest.mark.vm,
@@ -42,16 +45,20 @@ BOOT_TIMEOUT = 60.0
 
 @dataclass(frozen=True)
 class Box:
-    """What the recipe made, and where."""
+    """What the recipe made, and where; ``details`` are the manifest's."""
 
     path: Path
-    manifest: recipe.Manifest
+    details: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Box:
-    path = tmp_path_factory.mktemp("box")
-    return Box(path, recipe.build(path, arch="x86_64", report=print))
+def box(vm_cache: Path, sandboxes: Path) -> Box:
+    sandbox = make_sandbox(sandboxes)
+    make_box(vm_cache, "tiny", sandbox)
+    variables = {**sandbox.variables(), "QUP_CACHE_DIR": str(vm_cache)}
+    done = run_qup("box", "path", "tiny", cwd=sandbox.home, env=variables).ok()
+    path = Path(done.stdout.strip())
+    return Box(path, json.loads((path / "box.json").read_bytes())["details"])
 
 
 @dataclass
@@ -115,12 +122,12 @@ class Guest:
             subprocess.run(
                 [*create, base / "disk.qcow2", str(self.disk), self.disk_size], check=True
             )
-        manifest = self.box.manifest
+        details = self.box.details
         argv = [
             *("qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "256"),
             *("-nodefaults", "-no-user-config", "-display", "none"),
             *("-kernel", base / "kernel", "-initrd", base / "initrd"),
-            *("-append", f"{manifest.cmdline} {manifest.cmdline_tcg}"),
+            *("-append", f"{details['cmdline']} {details['cmdline_tcg']}"),
             *("-serial", f"file:{self.folder}/console"),
             *("-qmp", f"unix:{self.folder}/qmp,server=on,wait=off"),
             *("-device", "virtio-rng-pci", "-device", "pvpanic-pci"),
@@ -246,6 +253,10 @@ class Guest:
         assert done.returncode == 0, done.stderr.decode()
         return done.stdout.decode().strip()
 
+    def gigabytes(self) -> float:
+        """The size of its file system."""
+        return int(self.read("df -m / | tail -1 | awk '{print $2}'")) / 1024
+
     def power_down(self) -> float:
         """Seconds from the power button to the end of QEMU.
 
@@ -273,11 +284,29 @@ class Guest:
             self._socket.close()
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
+@contextlib.contextmanager
+def short_folder() -> Iterator[Path]:
     # Not tmp_path: the path of a socket has to be shorter than 108 bytes.
     with tempfile.TemporaryDirectory(prefix="tiny-", dir="/tmp") as name:
         yield Path(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def guest(box: Box) -> Iterator[Guest]:
+    """One that is up, for all tests that leave it as they find it."""
+    with short_folder() as path:
+        made = Guest(box, path)
+        try:
+            made.boot()
+            yield made
+        finally:
+            made.kill()
 
 
 @pytest.fixture
@@ -296,15 +325,17 @@ def guests(box: Box, folder: Path) -> Iterator[Any]:
 
 def test_the_same_packages_give_the_same_bytes(box: Box, tmp_path: Path) -> None:
     again = recipe.build(tmp_path, arch="amd64", report=print)
-    assert again == box.manifest
+    assert json.loads(json.dumps(asdict(again))) == box.details
     for name in recipe.FILES:
         data = (tmp_path / name).read_bytes()
         assert hashlib.sha256(data).hexdigest() == again.sha256[name]
+        assert data == (box.path / name).read_bytes()
 
 
-def test_ssh(guests: Any) -> None:
-    guest = guests()
-    guest.boot()
+# --- one guest, in this order: the last two stop it ---------------------------------------------
+
+
+def test_ssh(guest: Guest) -> None:
     assert guest.read("id -un; hostname") == "qup\nbox-a"
     assert guest.read("sudo -n id -u") == "0"
     assert guest.read("sudo -u nobody id -un") == "nobody"
@@ -314,15 +345,12 @@ def test_ssh(guests: Any) -> None:
     assert guest.run("tty", options=("-tt",)).stdout.strip() == b"/dev/pts/0"
     assert guest.read("sudo cat /etc/shadow | cut -d: -f2 | sort -u") == "*"
     assert guest.console.count("qup-tiny: ready") == 1
-    assert guest.box.manifest.version in guest.console
-    assert guest.read(". /etc/os-release; echo $ID $VERSION") == (
-        f"qup-tiny {guest.box.manifest.version}"
-    )
+    version = guest.box.details["version"]
+    assert version in guest.console
+    assert guest.read(". /etc/os-release; echo $ID $VERSION") == f"qup-tiny {version}"
 
 
-def test_files_over_sftp(guests: Any, folder: Path) -> None:
-    guest = guests()
-    guest.boot()
+def test_files_over_sftp(guest: Guest, folder: Path) -> None:
     (folder / "sent").write_bytes(b"\0\n\r" * 100_000)
     script = f"put {folder}/sent got\nget got {folder}/back\n"
     subprocess.run(
@@ -335,9 +363,7 @@ def test_files_over_sftp(guests: Any, folder: Path) -> None:
     assert (folder / "back").read_bytes() == (folder / "sent").read_bytes()
 
 
-def test_many_sessions_over_one_connection(guests: Any, folder: Path) -> None:
-    guest = guests()
-    guest.boot()
+def test_many_sessions_over_one_connection(guest: Guest, folder: Path) -> None:
     shared = ("-o", f"ControlPath={folder}/mux", "-o", "ControlMaster=auto")
     keep = ("-o", "ControlPersist=60")
     # To files: the master stays, and would keep pipes open.
@@ -365,13 +391,41 @@ def test_many_sessions_over_one_connection(guests: Any, folder: Path) -> None:
     assert results == [(number, True) for number in range(60)]
 
 
+def test_orphans_are_buried(guest: Guest) -> None:
+    guest.read("sh -c '(sleep 0.2 &) & (sleep 0.1 &) &'; sleep 0.6")
+    assert guest.read("grep -l '^State:.Z' /proc/[0-9]*/status | wc -l") == "0"
+
+
+def test_reboot_keeps_who_it_is(guest: Guest) -> None:
+    identity = guest.read("cat /etc/machine-id /proc/sys/kernel/random/boot_id")
+    guest.run("sudo reboot")
+    guest.wait_for(lambda: guest.console.count("qup-tiny: ready") == 2)
+    guest.wait_for_banner()
+    again = guest.read("cat /etc/machine-id /proc/sys/kernel/random/boot_id")
+    assert identity.split()[0] == again.split()[0]
+    assert identity.split()[1] != again.split()[1]
+
+
+def test_power_off_from_inside(guest: Guest) -> None:
+    guest.run("sudo poweroff")
+    assert guest.process is not None
+    assert guest.process.wait(timeout=20) == 0
+
+
+# --- each with guests of its own ----------------------------------------------------------------
+
+
 def test_everything_survives_power_off(guests: Any) -> None:
-    guest = guests()
+    """And the disk grows to its size, when it is new and later."""
+    guest = guests(disk_size="6G")
     guest.boot()
+    guest.wait_for(lambda: guest.gigabytes() > 5)
     guest.read("echo mine >note; echo extra-key >>.ssh/authorized_keys; sudo touch /etc/mine")
     identity = guest.read("cat /etc/machine-id")
     assert guest.power_down() < 10
+    subprocess.run(["qemu-img", "resize", "-q", guest.disk, "9G"], check=True)
     guest.boot()
+    guest.wait_for(lambda: guest.gigabytes() > 8)
     assert (
         guest.read("cat note; ls /etc/mine; cat /etc/machine-id") == f"mine\n/etc/mine\n{identity}"
     )
@@ -383,15 +437,6 @@ def test_everything_survives_power_off(guests: Any) -> None:
     guest.boot()
     assert guest.read("cat note") == "mine"
     assert guest.read("cat /etc/machine-id") != identity
-
-
-def test_a_killed_machine_comes_back(guests: Any) -> None:
-    guest = guests()
-    guest.boot()
-    guest.read("echo mine >note; sync")
-    guest.kill()
-    guest.boot()
-    assert guest.read("cat note") == "mine"
 
 
 @pytest.mark.parametrize("delay", [-0.4, 0.0, 0.6, 2.0])
@@ -455,27 +500,6 @@ def test_users_stay_who_they_are(guests: Any) -> None:
     assert guest.power_down() < 10
     guest.boot()
     assert guest.read("cat /etc/passwd /etc/group") == before
-
-
-def test_disk_grows_to_its_size(guests: Any) -> None:
-    guest = guests(disk_size="6G")
-    guest.boot()
-
-    def size() -> int:
-        return int(guest.read("df -m / | tail -1 | awk '{print $2}'"))
-
-    guest.wait_for(lambda: size() > 5 << 10)
-    guest.power_down()
-    subprocess.run(["qemu-img", "resize", "-q", guest.disk, "9G"], check=True)
-    guest.boot()
-    guest.wait_for(lambda: size() > 8 << 10)
-
-
-def test_without_a_disk(guests: Any) -> None:
-    guest = guests(disk_size=None)
-    guest.boot()
-    assert "no disk: this machine runs from memory" in guest.console
-    assert guest.read("sudo touch /etc/x && echo done") == "done"
 
 
 def test_a_damaged_disk_is_reported_and_ssh_works(guests: Any) -> None:
@@ -552,35 +576,12 @@ def test_fixed_address(guests: Any) -> None:
     assert "qup-tiny: lan0 10.0.2.15/24" in guest.console
 
 
-def test_reboot_keeps_who_it_is(guests: Any) -> None:
-    guest = guests()
-    guest.boot()
-    identity = guest.read("cat /etc/machine-id /proc/sys/kernel/random/boot_id")
-    guest.run("sudo reboot")
-    guest.wait_for(lambda: guest.console.count("qup-tiny: ready") == 2)
-    guest.wait_for_banner()
-    again = guest.read("cat /etc/machine-id /proc/sys/kernel/random/boot_id")
-    assert identity.split()[0] == again.split()[0]
-    assert identity.split()[1] != again.split()[1]
-
-
-def test_power_off_from_inside(guests: Any) -> None:
-    guest = guests()
-    guest.boot()
-    guest.run("sudo poweroff")
-    assert guest.process.wait(timeout=20) == 0
-
-
-def test_orphans_are_buried(guests: Any) -> None:
-    guest = guests()
-    guest.boot()
-    guest.read("sh -c '(sleep 0.2 &) & (sleep 0.1 &) &'; sleep 0.6")
-    assert guest.read("grep -l '^State:.Z' /proc/[0-9]*/status | wc -l") == "0"
-
-
-def test_a_panic_reaches_the_host(guests: Any) -> None:
+def test_without_a_disk(guests: Any) -> None:
+    """It runs from memory, and its panic reaches the host."""
     guest = guests(disk_size=None)
     guest.boot()
+    assert "no disk: this machine runs from memory" in guest.console
+    assert guest.read("sudo touch /etc/x && echo done") == "done"
     guest.wait_for(lambda: guest.run("test -d /sys/module/pvpanic").returncode == 0)
     guest.run("sudo sh -c '(sleep 0.3; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &'")
     for _ in range(20):

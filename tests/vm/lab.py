@@ -21,6 +21,10 @@ from typing import Any
 from tests.conftest import ROOT, Done, Sandbox, kill_leaks, run_qup
 
 SMALL = '[machine]\nmemory = "192M"\ndisk = "1G"\n'
+WARM = {"QUP_TEMPLATES": "yes"}
+"""For the first start of a machine that has nothing to do with what is tested: a template, which
+many tests share, spares the boot.
+"""
 
 
 @dataclass

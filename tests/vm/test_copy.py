@@ -21,7 +21,9 @@ pytestmark = pytest.mark.vm
 
 @pytest.fixture(scope="module")
 def lab(vm_cache: Path) -> Iterator[Lab]:
-    with open_lab(vm_cache, f"{SMALL}[machines.a]\nprimary = true\n[machines.b]\n") as made:
+    with open_lab(
+        vm_cache, f"{SMALL}[machines.a]\nprimary = true\n[machines.b]\n", templates=True
+    ) as made:
         made("up").ok()
         yield made
 

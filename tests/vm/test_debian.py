@@ -89,20 +89,6 @@ def test_power_cut(lab: Lab) -> None:
     assert int(lab.sh("df -k --output=size / | tail -1")) > 3_900_000
 
 
-def test_reboot(lab: Lab) -> None:
-    """The guest may restart itself: the same QEMU, keys and ports."""
-    pid, boot = lab.pid(), lab.sh("cat /proc/sys/kernel/random/boot_id")
-    lab("ssh", "--", "sudo reboot")
-
-    def is_back() -> bool:
-        done = lab("ssh", "--", "cat /proc/sys/kernel/random/boot_id", timeout=60)
-        return done.code == 0 and done.stdout not in ("", boot)
-
-    assert wait_until(is_back, 300)
-    assert lab.pid() == pid
-    assert lab.sh("hostname; cat /etc/kept") == "worker\nkept\n"
-
-
 def test_down(lab: Lab) -> None:
     """systemd hears the power button."""
     done = lab("down").ok()

@@ -120,8 +120,10 @@ def test_a_command_in_a_machine_of_its_own(lab: Lab) -> None:
 
 
 def test_a_reboot_undoes_nothing_of_it(lab: Lab) -> None:
-    """cloud-init sees the instance that it has set up, and leaves the host's key alone."""
-    before = who(lab, "a")
+    """The guest may restart itself: the same QEMU, keys and ports. cloud-init sees the instance
+    that it has set up, and leaves the host's key alone.
+    """
+    before, pid = who(lab, "a"), lab.pid("a")
     boot = lab.sh("cat /proc/sys/kernel/random/boot_id", "a")
     lab("ssh", "a", "--", "sudo reboot")
 
@@ -130,6 +132,7 @@ def test_a_reboot_undoes_nothing_of_it(lab: Lab) -> None:
         return done.code == 0 and done.stdout not in ("", boot)
 
     assert wait_until(is_back, 400)
+    assert lab.pid("a") == pid
     assert "done" in lab.sh("cloud-init status --wait || true", "a")
     after = who(lab, "a")
     for field in FIELDS:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Done
-from tests.vm.lab import SMALL, Lab, alive, wait_until
+from tests.vm.lab import SMALL, WARM, Lab, alive, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -28,7 +28,7 @@ def refused(done: Done, code: int, *words: str) -> None:
 
 
 def test_qemu_dies_hangs_or_is_ended(lab: Lab) -> None:
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     lab.sh("echo kept > kept; sync")
 
     # Killed: seen at once, and repaired by the next up.
@@ -73,7 +73,7 @@ def test_a_power_cut_right_after_the_first_boot(lab: Lab) -> None:
 
 @pytest.mark.parametrize("verb", ["up", "down", "destroy"])
 def test_a_kill_during_a_real_boot(lab: Lab, verb: str) -> None:
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     lab("down").ok()
     for moment in {"up": (0.6, 1.0, 2.2), "down": (0.7, 1.5), "destroy": (0.8, 2.0)}[verb]:
         process = lab.spawn("up")
@@ -106,7 +106,7 @@ def test_an_interrupt_during_a_real_boot(lab: Lab) -> None:
 
 def test_ctrl_c_after_up_reaches_no_machine_and_ups_at_once_start_one(lab: Lab) -> None:
     with ThreadPoolExecutor(5) as pool:
-        results = list(pool.map(lambda _: lab("up"), range(5)))
+        results = list(pool.map(lambda _: lab("up", env=WARM), range(5)))
     assert [done.code for done in results] == [0] * 5, "\n".join(map(str, results))
     assert len(lab.qemus()) == 1
     # In one process group with the user's shell, as on a terminal:
@@ -129,7 +129,7 @@ def test_ctrl_c_after_up_reaches_no_machine_and_ups_at_once_start_one(lab: Lab) 
 
 
 def test_a_guest_that_ignores_the_power_button(lab: Lab) -> None:
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     lab.sh("sudo pkill -f 'head -c 1' || sudo killall head")
     done = lab("down", "--timeout", "2").ok()
     assert "does not react to the power button" in done.stderr
@@ -212,7 +212,7 @@ def test_a_broken_kvm_is_refused_and_auto_goes_on_with_tcg(lab: Lab) -> None:
 
 
 def test_a_project_in_use_is_lost_moved_or_copied(lab: Lab) -> None:
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     lab.sh("echo original > me; sync")
     twin = Lab(lab.box, lab.box.root / "twin", lab.cache)
     shutil.copytree(lab.folder, twin.folder, symlinks=True)

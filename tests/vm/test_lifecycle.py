@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, alive, wait_until
+from tests.vm.lab import SMALL, WARM, Lab, alive, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -94,13 +94,13 @@ TWO = SMALL + "[machines.web]\nprimary = true\n[machines.db]\nautostart = false\
 
 def test_two_machines(lab: Lab) -> None:
     lab.write(TWO)
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     assert lab.status("web") == "running"
     assert lab.status("db") == "not-created"
     assert lab("ssh", "--", "hostname").ok().stdout == "web\n"
     assert lab("ssh", "db", "--", "hostname").code == 9
 
-    lab("up", "db").ok()
+    lab("up", "db", env=WARM).ok()
     assert lab("ssh", "db", "--", "hostname").ok().stdout == "db\n"
     blocks = lab("ssh-config").ok().stdout
     assert "Host web\n" in blocks
@@ -170,7 +170,7 @@ def test_a_forward_that_is_taken_at_the_start(lab: Lab) -> None:
 
 def test_a_console_that_nobody_reads_and_a_guest_that_shouts(lab: Lab) -> None:
     """Neither blocks the guest, nor do its escapes reach the terminal."""
-    lab("up").ok()
+    lab("up", env=WARM).ok()
     lab.sh(
         r"sudo sh -c 'printf \"\033]0;owned\007\033[31mred\033[0m\n\" > /dev/console;"
         r" head -c 3000000 /dev/zero | tr \"\\0\" x > /dev/console; echo > /dev/console'"
