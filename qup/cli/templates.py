@@ -16,7 +16,8 @@ from qup.locks import lock
 from qup.model.units import format_size
 from qup.paths import templates_root
 from qup.runner.context import Context
-from qup.templates.cache import Template, TemplateCache
+from qup.templates.cache import TemplateCache
+from qup.templates.template import Template
 from qup.ui import open_interface
 
 if TYPE_CHECKING:

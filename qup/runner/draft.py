@@ -36,8 +36,8 @@ from qup.runner.snapshots import DRAFT, clear_mark, forget_origin, read_mark, wr
 from qup.runner.stillness import make_wait
 from qup.runner.stop import clean_up, stop_locked
 from qup.store import forget
-from qup.templates.cache import DISK, RAM, STATE, VARS, Template, is_image
 from qup.templates.steps import describe_provisioned
+from qup.templates.template import DISK, RAM, STATE, VARS, Template, is_image
 
 MAKING_TIMEOUT = 3600.0
 """Seconds to wait for another process in which the same steps run."""

@@ -20,7 +20,7 @@ from qup.model.units import format_size
 from qup.paths import MachineFolder, Project, make_private
 from qup.qemu import disk as qemu_disk
 from qup.runner.context import Context
-from qup.templates.cache import name_image
+from qup.templates.template import name_image
 
 
 def find_image(project: Project, text: str) -> Path:

@@ -52,7 +52,7 @@ from qup.runner.ready import find_and_log_in
 from qup.runner.warm import find_base
 from qup.runner.whereabouts import forget_place, note_place
 from qup.store import is_copy, read_state
-from qup.templates.cache import DISK as TEMPLATE_DISK
+from qup.templates.template import DISK as TEMPLATE_DISK
 
 CLEAN_TIMEOUT = 600.0
 CLUSTER = 4096

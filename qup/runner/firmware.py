@@ -12,7 +12,7 @@ from qup.paths import MachineFolder
 from qup.qemu import disk
 from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
-from qup.templates.cache import VARS
+from qup.templates.template import VARS
 
 
 def prepare_variables(

@@ -47,9 +47,9 @@ from qup.runner.materials import now, prepare
 from qup.runner.prepare import emulator_for, find_firmware, new_identity
 from qup.runner.ready import find_and_log_in
 from qup.runner.whereabouts import note_place
-from qup.templates.cache import RAM, STATE, Template, is_kept, name_image
 from qup.templates.key import describe_visible
 from qup.templates.stand_in import USER, hide_addresses, make_stand_in
+from qup.templates.template import RAM, STATE, Template, is_kept, name_image
 
 HOSTNAME = "qup-template"
 SAVE_TIMEOUT = 60.0

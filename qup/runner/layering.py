@@ -12,7 +12,7 @@ from qup.runner.observe import observe
 from qup.runner.warm import Origin, find_template, make_room, remove_older
 from qup.runner.work import Started
 from qup.store import read_state
-from qup.templates.cache import Template
+from qup.templates.template import Template
 
 if TYPE_CHECKING:
     from qup.runner.start import Starting

@@ -53,7 +53,7 @@ from qup.runner.warm import (
 from qup.runner.whereabouts import forget_place, note_place
 from qup.runner.work import Started, UpOptions, Work, report
 from qup.store import forget, is_copy, read_state, remember, write_state, write_undo
-from qup.templates.cache import Template
+from qup.templates.template import Template
 
 ACTION_TIMEOUT = 20.0
 OWN_LOG_LIMIT = 1 << 20

@@ -31,8 +31,8 @@ from qup.runner.golden import NoTemplate, check_space
 from qup.runner.warm import find_users, make_room
 from qup.store import machine_names
 from qup.templates.archive import BOX, SUFFIX, Contents, read_archive, write_archive
-from qup.templates.cache import DISK, RAM, Template, is_image
 from qup.templates.key import RECIPE
+from qup.templates.template import DISK, RAM, Template, is_image
 
 IMPORT_TIMEOUT = 600.0
 """Seconds to wait for another process that makes or imports the same template."""

@@ -36,8 +36,8 @@ from qup.runner.golden import NoTemplate, make_template
 from qup.runner.prepare import emulator_for
 from qup.runner.snapshots import find_template_users
 from qup.store import indexed, read_state
-from qup.templates.cache import DISK, RAM, STATE, Template, find_difference
 from qup.templates.key import describe_visible
+from qup.templates.template import DISK, RAM, STATE, Template, find_difference
 
 QUOTA = 20 * units.GIB
 """Bytes that templates may take up unless ``QUP_TEMPLATES_QUOTA`` says otherwise."""

@@ -29,7 +29,7 @@ from qup.boxes.cache import DIGEST_LENGTH, DISK, EFI_KERNEL, INITRD, ISO, KERNEL
 from qup.errors import BoxError, TemplateError
 from qup.files import explain_os_error
 from qup.model.box import Box, BoxFile
-from qup.templates.cache import Template, parse_template, write_template
+from qup.templates.template import Template, parse_template, write_template
 from qup.unpacking.members import read_members
 from qup.unpacking.streams import Peekable, unpack, write_sparse
 

@@ -19,26 +19,31 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from qup.errors import QupError, TemplateError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.locks import lock
 from qup.paths import RuntimeFolder, make_private
+from qup.templates.template import (
+    FILES,
+    RAM,
+    SCHEMA,
+    STATE,
+    TEMPLATE_ID,
+    TEMPLATE_KEY,
+    Template,
+    TemplateFile,
+    is_image,
+    is_kept,
+    parse_template,
+)
 
 MANIFEST = "template.json"
-RAM, STATE, DISK = "ram", "state", "disk.qcow2"
-FILES = (RAM, STATE, DISK)
-"""What every template has."""
-VARS = "vars.qcow2"
 USED, SAFE, ASIDE = "used", "safe", "aside"
-SCHEMA = 1
 BLOCK = 512
 """What ``st_blocks`` counts (``stat(2)``)."""
 
@@ -48,56 +53,6 @@ MAKING, SOCKETS = ".making-", "sockets"
 WRITTEN_AFTER = 60.0
 """Seconds after which Linux has written a file's pages by itself (``dirty_expire_centisecs``):
 making sure of it costs nothing then."""
-
-_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
-_IMAGE = re.compile(r"(?:disk-[a-z0-9-]{1,20}|disk|vars)\.qcow2", re.ASCII)
-_KEY = re.compile(r"[0-9a-f]{32}", re.ASCII)
-
-
-@dataclass(frozen=True)
-class TemplateFile:
-    """A file as it was when the template was finished.
-
-    Attributes:
-        size: in bytes.
-        modified: its time of change in nanoseconds.
-        sha256: of the small ones.
-    """
-
-    size: int
-    modified: int
-    sha256: str = ""
-
-
-@dataclass(frozen=True)
-class Template:
-    """A guest that was booted once and can be restored any number of times.
-
-    Attributes:
-        id: names its folder.
-        key: what it fits; see :mod:`qup.templates.key`.
-        visible: everything that went into the key.
-        box: the name of the box it was booted from.
-        box_digest: that box.
-        persona: who the guest is: the fields of :class:`qup.guest.identity.Persona`.
-        files: its files by name.
-        created: when, in seconds since the epoch.
-        boot_id: the host's boot in which it was made.
-        seconds: what its boot took, or the steps.
-        steps: names of the provisioning steps that have run in it, in their order.
-    """
-
-    id: str
-    key: str
-    visible: dict[str, Any]
-    box: str
-    box_digest: str
-    persona: dict[str, Any]
-    files: dict[str, TemplateFile] = field(default_factory=dict)
-    created: float = 0.0
-    boot_id: str = ""
-    seconds: float = 0.0
-    steps: tuple[str, ...] = ()
 
 
 class TemplateCache:
@@ -136,7 +91,7 @@ class TemplateCache:
 
     def folder(self, template_id: str) -> Path:
         """Where the files of a template are."""
-        if not _ID.fullmatch(template_id):
+        if not TEMPLATE_ID.fullmatch(template_id):
             raise TemplateError(f"{template_id!r} is not the id of a template")
         return self.root / template_id
 
@@ -233,7 +188,7 @@ class TemplateCache:
         os.replace(aside, link)
 
     def _link(self, key: str) -> Path:
-        if not _KEY.fullmatch(key):
+        if not TEMPLATE_KEY.fullmatch(key):
             raise TemplateError(f"{key!r} is not the key of a template")
         return self.root / "current" / key
 
@@ -309,7 +264,7 @@ class TemplateCache:
         of making a template where nobody makes it any more.
         """
         for path in self.root.glob("*"):
-            if _ID.fullmatch(path.name) and not (path / MANIFEST).exists():
+            if TEMPLATE_ID.fullmatch(path.name) and not (path / MANIFEST).exists():
                 shutil.rmtree(path, ignore_errors=True)
         for path in self.root.glob(f"{MAKING}*"):
             key = path.name.removeprefix(MAKING)
@@ -341,51 +296,6 @@ class TemplateCache:
         shutil.rmtree(self.root / "refused", ignore_errors=True)
 
 
-def is_kept(name: str) -> bool:
-    """Whether a file is a part of a template by its name."""
-    return name in FILES or is_image(name)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file of a template is a disk, or what UEFI remembers, by its name."""
-    return _IMAGE.fullmatch(name) is not None
-
-
-def name_image(role: str) -> str:
-    """The file of a disk, by its role in the plan."""
-    return f"{role}.qcow2"
-
-
-def find_difference(visible: Mapping[str, Any], templates: list[Template]) -> str | None:
-    """Why none of the templates of a box fits, in a few words; None if there are none.
-
-    Args:
-        visible: what a template had to be made from.
-        templates: all there are.
-    """
-    best: list[str] | None = None
-    for template in templates:
-        if template.box_digest != visible.get("box_digest"):
-            continue
-        names = {*visible, *template.visible}
-        differs = sorted(n for n in names if visible.get(n) != template.visible.get(n))
-        if best is None or len(differs) < len(best):
-            best = differs
-    return " and ".join(_WORDS.get(name, name) for name in best) if best else None
-
-
-_WORDS = {
-    "qemu": "QEMU",
-    "processor": "the processor",
-    "recipe": "qup's way to make them",
-    "memory_mib": "memory",
-    "seed": "the first boot",
-    "nics": "the network cards",
-    "disks": "the disks",
-    "machine_type": "the machine type",
-}
-
-
 def _describe_file(path: Path, small: bool) -> TemplateFile:
     info = path.stat()
     return TemplateFile(info.st_size, info.st_mtime_ns, _hash_file(path) if small else "")
@@ -402,30 +312,6 @@ def _hash_file(path: Path) -> str:
 def _flush(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def write_template(template: Template) -> dict[str, Any]:
-    """What is known about a template, as it is kept in JSON."""
-    return {"schema": SCHEMA, **asdict(template)}
-
-
-def parse_template(data: Mapping[str, Any]) -> Template:
-    """Read what :func:`write_template` has written.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is something else.
-    """
-    data = dict(data)
-    if data.pop("schema") != SCHEMA:
-        raise ValueError("another schema")
-    files = {name: TemplateFile(**file) for name, file in data.pop("files").items()}
-    data["steps"] = tuple(data.get("steps", ()))
-    template = Template(**data, files=files)
-    if not _ID.fullmatch(template.id) or not _KEY.fullmatch(template.key):
-        raise ValueError("no id")
-    if not set(FILES) <= set(files) or not all(map(is_kept, files)):
-        raise ValueError("files")
-    return template
 
 
 def _read_manifest(path: Path) -> Template:

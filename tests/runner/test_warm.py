@@ -16,7 +16,7 @@ from qup.paths import Project, templates_root
 from qup.runner import warm
 from qup.runner.context import Context
 from qup.store import create_folders, remember, write_state
-from qup.templates.cache import DISK, RAM, STATE, Template
+from qup.templates.template import DISK, RAM, STATE, Template
 from tests.templates.test_key import PLAN
 
 MIB = 1 << 20

@@ -23,8 +23,8 @@ from qup.qemu import disk
 from qup.runner import transfer
 from qup.runner.context import Context
 from qup.templates.archive import ABOUT, BOX, read_archive, write_archive
-from qup.templates.cache import DISK, FILES, RAM, STATE, Template, TemplateFile
 from qup.templates.key import RECIPE
+from qup.templates.template import DISK, FILES, RAM, STATE, Template, TemplateFile
 
 SPEC = BoxSpec("small", "image", "x86_64", "1", "0123456789ab", kernel=False)
 

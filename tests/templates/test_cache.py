@@ -11,15 +11,8 @@ from typing import Any
 import pytest
 
 from qup.errors import TemplateError
-from qup.templates.cache import (
-    DISK,
-    MANIFEST,
-    RAM,
-    STATE,
-    Template,
-    TemplateCache,
-    find_difference,
-)
+from qup.templates.cache import MANIFEST, TemplateCache
+from qup.templates.template import DISK, RAM, STATE, Template, find_difference
 
 BOOT = "a-boot"
 KEY = "0" * 32
