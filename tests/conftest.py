@@ -82,7 +82,15 @@ class Sandbox:
         }
 
 
-UNWANTED = ("CI", "CLICOLOR_FORCE", "FORCE_COLOR", "SSH_AUTH_SOCK", "SUDO_UID", "PYTHONSTARTUP")
+UNWANTED = (
+    "CI",
+    "CLICOLOR_FORCE",
+    "FORCE_COLOR",
+    "PYTHONDONTWRITEBYTECODE",  # each qup would compile all of its modules: 0.5 s of a processor
+    "PYTHONSTARTUP",
+    "SSH_AUTH_SOCK",
+    "SUDO_UID",
+)
 
 
 @pytest.fixture(scope="session")
