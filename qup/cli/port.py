@@ -17,6 +17,7 @@ from qup.paths import RuntimeFolder
 from qup.qemu.qmp import Qmp
 from qup.runner.forwards import add_forward, list_forwards, read_ranges, remove_forward
 from qup.runner.observe import require_alive
+from qup.runner.open_ports import note_ports
 from qup.runner.roster import read_roster
 
 app = typer.Typer(
@@ -36,8 +37,13 @@ Machine = Annotated[
 
 
 @contextmanager
-def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp, int | None]]:
-    """The machine that is meant, its monitor, and the port of qup's own forward to sshd."""
+def _monitor(
+    ctx: typer.Context, name: str | None, *, change: bool = False
+) -> Iterator[tuple[str, Qmp, int | None]]:
+    """The machine that is meant, its monitor, and the port of qup's own forward to sshd.
+
+    With ``change``, what is open afterwards is remembered.
+    """
     context = globals_of(ctx).context()
     machine = read_roster(context.project).choose_one(name)
     folder = context.project.machine(machine)
@@ -48,6 +54,8 @@ def _monitor(ctx: typer.Context, name: str | None) -> Iterator[tuple[str, Qmp, i
         runtime = RuntimeFolder.of(state.launch.runtime)
         with Qmp.connect(runtime.control, timeout=5.0) as monitor:
             yield machine, monitor, state.launch.ssh_port
+            if change:
+                note_ports(folder, monitor, state.launch.ssh_port)
 
 
 def _parse(text: str) -> Forward:
@@ -87,7 +95,7 @@ def add(
     Examples: `qup port add 8080:80`, `qup port add 0:53/udp -m web`
     """
     wanted = _parse(forward)
-    with _monitor(ctx, machine) as (name, monitor, _):
+    with _monitor(ctx, machine, change=True) as (name, monitor, _):
         ranges = read_ranges(globals_of(ctx).context().project.machine(name))
         opened = add_forward(monitor, wanted, ranges=ranges).forward
     if as_json:
@@ -103,7 +111,7 @@ def rm(ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJs
     Example: `qup port rm 8080:80`
     """
     wanted = _parse(forward)
-    with _monitor(ctx, machine) as (name, monitor, own):
+    with _monitor(ctx, machine, change=True) as (name, monitor, own):
         found = [item for item in list_forwards(monitor) if item.forward.host != own]
         present = [item for item in found if _matches(item.forward, wanted)]
         if not present:

@@ -12,13 +12,12 @@ import contextlib
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from qup.errors import MachineError
-from qup.files import write_atomic
 from qup.model.network import LOOPBACK, SSH_PORT, Forward, PortRange
 from qup.model.plan import Plan
 from qup.paths import MachineFolder
@@ -335,23 +334,3 @@ def _adopt(nic: int, wanted: Forward, present: set[OpenForward]) -> Kept | None:
     )  # fmt: skip
     found = min(fitting, default=None)
     return None if found is None else Kept(nic, wanted, found.forward)
-
-
-def write_kept(folder: MachineFolder, kept: Sequence[Kept]) -> None:
-    """Remember what was opened for the Qupfile, as long as the machine runs."""
-    rows = [asdict(item) for item in kept]
-    write_atomic(folder.forwards, json.dumps(rows, indent=2) + "\n", durable=False)
-
-
-def read_kept(folder: MachineFolder) -> list[Kept]:
-    """What was remembered; nothing if it can't be read."""
-    try:
-        rows = json.loads(folder.forwards.read_bytes())
-        return list(_read_rows(rows))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return []
-
-
-def _read_rows(rows: Any) -> Iterator[Kept]:
-    for row in rows:
-        yield Kept(row["nic"], Forward(**row["wanted"]), Forward(**row["opened"]))

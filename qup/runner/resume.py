@@ -14,11 +14,9 @@ from typing import Any
 
 from qup import images
 from qup.errors import BoxError, GuestError, Interrupted, MachineError, QupError, StateError
-from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
-from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.model.suspension import Suspension
@@ -27,11 +25,11 @@ from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
 from qup.qemu.qmp import CommandFailed
 from qup.runner.changes import read_plan, write_plan
-from qup.runner.forwards import Applied, apply_forwards, open_way_in, write_kept
+from qup.runner.forwards import Applied
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import aside, find_own, now
 from qup.runner.observe import Observation, observe
-from qup.runner.open_ports import ports_of, reopen
+from qup.runner.open_ports import open_ways, ports_of
 from qup.runner.preflight import check_computer
 from qup.runner.ready import wait_until_ready
 from qup.runner.stillness import catch_up, catch_up_waiting, note_late
@@ -228,14 +226,7 @@ class Resuming(Work):
         """
         note_late(self.folder, waiting=suspension.waiting)
         ports = ports_of(suspension)
-        nic = plan.nics[plan.ssh_nic].plan
-        place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
-        if not nic.ssh_address and not nic.discover:
-            way_in = open_way_in(engine.control, plan, ports.ssh)
-            place = Place(way_in.address, way_in.host)
-        reopen(self.ctx, engine.control, plan, ports, own=place.port)
-        applied = apply_forwards(engine.control, plan, ports.kept, own=place.port)
-        write_kept(self.folder, applied.kept)
+        place, applied = open_ways(self.ctx, self.folder, engine.control, plan, ports)
         assert state.launch is not None
         launch = replace(
             state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login

@@ -31,7 +31,7 @@ from qup.runner.folders import bring_folders
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import find_own, find_stock, now
 from qup.runner.observe import Observation, observe
-from qup.runner.open_ports import OpenPorts, read_ports
+from qup.runner.open_ports import OpenPorts, read_ports, remember_ports
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import identity_of, make_plan
@@ -156,6 +156,7 @@ class _Restoring:
         ports = read_ports(self.folder, seen)
         way = "disk-only" if self.disk_only else "live"
         title = f"restoring {self._snapshot}"
+        remember_ports(self.folder, ports)
         write_mark(self.folder, RESTORING, f"{self.snapshot.id} {way}")
         with self.ctx.phase(self.name, "disk", title) as phase:
             if seen.alive:

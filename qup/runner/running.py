@@ -16,9 +16,10 @@ from qup.paths import RuntimeFolder, SshFolder
 from qup.qemu.qmp import Qmp
 from qup.runner.changes import tell_changes
 from qup.runner.environment import share_environment
-from qup.runner.forwards import Applied, apply_forwards, read_kept, write_kept
+from qup.runner.forwards import Applied, apply_forwards
 from qup.runner.materials import find_own
 from qup.runner.observe import Observation
+from qup.runner.open_ports import note_ports, recall_ports
 from qup.runner.peers import share_names
 from qup.runner.prepare import find_box
 from qup.runner.ready import wait_until_ready
@@ -93,12 +94,12 @@ class Running(Work):
         """Open the Qupfile's new forwards, close those that it had, and say so."""
         own = state.launch.ssh_port if state.launch else None
         with Qmp.connect(runtime.control, timeout=MONITOR_TIMEOUT) as monitor:
-            applied = apply_forwards(monitor, plan, read_kept(self.folder), own=own)
+            applied = apply_forwards(monitor, plan, recall_ports(self.folder).kept, own=own)
+            if applied.changed:
+                note_ports(self.folder, monitor, own, applied.kept)
         for word, forwards in (("opened", applied.opened), ("closed", applied.closed)):
             if forwards:
                 self.ctx.tell(self.name, f"{word} {', '.join(map(str, forwards))}")
-        if applied.changed:
-            write_kept(self.folder, applied.kept)
         return applied
 
     def _follow_move(self, state: State, runtime: RuntimeFolder) -> State:

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 
 from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.files import rotate_file
-from qup.guest.discovery import GIVEN, Place
 from qup.host import boot_id
 from qup.model.box import Box
 from qup.model.config import MachineConfig
-from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, runtime_folder
@@ -27,12 +25,11 @@ from qup.runner.drives import check_disks
 from qup.runner.environment import share_environment
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
-from qup.runner.forwards import apply_forwards, open_way_in, write_kept
 from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare, require_box
 from qup.runner.observe import CRASHED, Observation, observe
-from qup.runner.open_ports import NO_PORTS, OpenPorts, reopen
+from qup.runner.open_ports import NO_PORTS, OpenPorts, open_ways
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import find_firmware, new_identity
@@ -312,14 +309,7 @@ class Starting(Work):
         is known.
         """
         assert state.launch is not None
-        nic = plan.nics[plan.ssh_nic].plan
-        place = Place(nic.ssh_address or "", SSH_PORT, GIVEN)
-        if not nic.ssh_address and not nic.discover:
-            way_in = open_way_in(engine.control, plan, self.ports.ssh)
-            place = Place(way_in.address, way_in.host)
-        reopen(self.ctx, engine.control, plan, self.ports, own=place.port)
-        applied = apply_forwards(engine.control, plan, self.ports.kept, own=place.port)
-        write_kept(self.folder, applied.kept)
+        place, applied = open_ways(self.ctx, self.folder, engine.control, plan, self.ports)
         if self.options.attach:
             console = RuntimeFolder.of(state.launch.runtime).console
             attach_console(engine.control, console, self.options.attach)

@@ -18,7 +18,7 @@ from typing import Any
 from qup.errors import HostError, MachineError
 from qup.model.events import Finished
 from qup.model.state import Launch, State
-from qup.model.suspension import OpenedForward, Suspension
+from qup.model.suspension import Suspension
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder
 from qup.qemu.migration import MigrationError, let_go_on, save_state
@@ -183,7 +183,6 @@ class _Suspending:
     ) -> int:
         """Stop the guest, write its memory and publish it; returns the bytes that it takes."""
         began = time.monotonic()
-        kept = {item.held: item.wanted for item in ports.kept}
         timeout = SAVE_TIMEOUT + int(self.plan["memory_mib"]) * MIB / SAVE_SPEED
         save_state(monitor, file, timeout=timeout, whole=True)
         with aside(lambda: digest_file(file)) as digest:
@@ -199,9 +198,7 @@ class _Suspending:
             waiting=waiting,
             of_template=self.launch.templated,
             ssh_port=ports.ssh if not self.launch.ssh_source else None,
-            forwards=tuple(
-                OpenedForward(item.nic, item.forward, kept.get(item)) for item in ports.forwards
-            ),
+            forwards=ports.rows(),
             pause=round(time.monotonic() - began, 3),
         )
         publish(self.folder, found)

@@ -14,6 +14,7 @@ from qup.model.runstate import Way
 from qup.paths import MachineFolder
 from qup.runner.context import Context
 from qup.runner.observe import BROKEN, SUSPENDED, Observation, observe, require_alive
+from qup.runner.open_ports import NO_PORTS, read_ports
 from qup.runner.resume import Resuming
 from qup.runner.revert import resume_restore
 from qup.runner.running import Running
@@ -70,7 +71,8 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
         if seen.alive:
             changed = Running(ctx, config, options, folder).finish(seen) or resumed
         else:
-            changed = Starting(ctx, config, options, folder).start(seen)
+            ports = NO_PORTS if _is_copied(seen, folder) else read_ports(folder, seen)
+            changed = Starting(ctx, config, options, folder, ports).start(seen)
         finish_saving(ctx, folder)
         data = observe(folder, thorough=False).to_dict()
         ctx.emit(Finished(config.name, "up", changed, time.monotonic() - began, data))

@@ -20,11 +20,18 @@ from qup.runner.forwards import (
     apply_forwards,
     list_forwards,
     open_way_in,
-    read_kept,
     remove_forward,
-    write_kept,
 )
-from qup.runner.open_ports import OpenPorts, reopen
+from qup.runner.observe import STOPPED, Observation
+from qup.runner.open_ports import (
+    NO_PORTS,
+    OpenPorts,
+    open_ways,
+    read_ports,
+    recall_ports,
+    remember_ports,
+)
+from qup.runner.snapshots import RESTORING, write_mark
 from qup.testing import make_plan
 
 
@@ -208,27 +215,54 @@ def test_a_nic_that_comes_with_the_next_start_has_no_forwards_yet() -> None:
 
 def test_what_was_opened_is_remembered(tmp_path: Path) -> None:
     folder = MachineFolder(tmp_path)
-    kept = [Kept(1, parse_forward("0:81/udp"), parse_forward("40000:81/udp"))]
-    assert read_kept(folder) == []
-    write_kept(folder, kept)
-    assert read_kept(folder) == kept
-    folder.forwards.write_text('[{"nic": 0, "wanted": 3}]')
-    assert read_kept(folder) == []
+    kept = Kept(1, parse_forward("0:81/udp"), parse_forward("40000:81/udp"))
+    added = OpenForward(0, parse_forward("40001:82"))
+    assert recall_ports(folder) == NO_PORTS
+    ports = OpenPorts(2222, (kept.held, added), (kept,))
+    remember_ports(folder, ports)
+    assert recall_ports(folder) == ports
+    for damage in ('[{"nic": 0}]', '{"ssh": 1, "forwards": [{"nic": 0, "wanted": 3}]}', "{"):
+        folder.forwards.write_text(damage)
+        assert recall_ports(folder) == NO_PORTS
+
+
+def test_what_was_opened_by_hand_is_closed_by_a_stop(tmp_path: Path) -> None:
+    """But not by a restore that was cut off when the machine was stopped."""
+    folder = MachineFolder(tmp_path)
+    kept = Kept(0, parse_forward("0:81"), parse_forward("40000:81"))
+    added = OpenForward(0, parse_forward("40001:82"))
+    remember_ports(folder, OpenPorts(2222, (kept.held, added), (kept,)))
+    stopped = Observation("web", STOPPED)
+    assert read_ports(folder, stopped) == OpenPorts(2222, (kept.held,), (kept,))
+    write_mark(folder, RESTORING, "0123456789ab live")
+    assert read_ports(folder, stopped).forwards == (kept.held, added)
 
 
 def test_ports_that_were_picked_are_the_same_again(tmp_path: Path) -> None:
-    plan = plan_of(("0:80",), ports=PortRange(21110, 21119))
+    plan = plan_of(("0:80", "82:82"), ports=PortRange(21110, 21119))
     kept = Kept(0, parse_forward("0:80"), parse_forward("21115:80"))
+    fixed = Kept(0, parse_forward("82:82"), parse_forward("82:82"))
     added = OpenForward(0, parse_forward("21116:81"))
-    ports = OpenPorts(21114, (kept.held, added), (kept,))
+    ports = OpenPorts(21114, (kept.held, fixed.held, added), (kept, fixed))
     monitor = FakeMonitor({0: []})
-    context = Context(Project(tmp_path))
-    assert open_way_in(monitor, plan, ports.ssh).host == 21114
-    reopen(context, monitor, plan, ports, own=21114)
-    applied = apply_forwards(monitor, plan, ports.kept, own=21114)
-    assert applied.kept == [kept]
-    assert not applied.changed
-    assert sorted(item.host for item in monitor.nics[0]) == [21114, 21115, 21116]
+    folder = MachineFolder(tmp_path)
+    place, applied = open_ways(Context(Project(tmp_path)), folder, monitor, plan, ports)
+    assert place.port == 21114
+    assert applied.kept == [kept, fixed]
+    assert sorted(item.host for item in monitor.nics[0]) == [82, 21114, 21115, 21116]
+    assert recall_ports(folder).ssh == 21114
+    assert {item.forward.host for item in recall_ports(folder).forwards} == {82, 21115, 21116}
+
+
+def test_ports_that_do_not_fit_the_qupfile_any_more_are_picked_anew(tmp_path: Path) -> None:
+    outside = Kept(0, parse_forward("0:80"), parse_forward("40005:80"))
+    unwanted = Kept(0, parse_forward("0:90"), parse_forward("21117:90"))
+    ports = OpenPorts(40001, (outside.held, unwanted.held), (outside, unwanted))
+    monitor = FakeMonitor({0: []})
+    plan = plan_of(("0:80",), ports=PortRange(21130, 21139))
+    open_ways(Context(Project(tmp_path)), MachineFolder(tmp_path), monitor, plan, ports)
+    assert [item.guest for item in monitor.nics[0]] == [22, 80]
+    assert all(21130 <= item.host <= 21139 for item in monitor.nics[0])
 
 
 def test_a_port_that_is_taken_or_not_wanted_any_more_is_another_one() -> None:

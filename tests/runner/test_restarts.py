@@ -7,6 +7,7 @@ file", or no write lock on the image.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.fakes.world import World
+from tests.fakes.world import QUPFILE, World
 
 COUNT = 20
 
@@ -39,6 +40,21 @@ for number in range({COUNT} + 1):
     pids.append(seen.pid)
 print(*pids)
 """
+
+
+def test_ports_that_were_picked_are_the_same_after_a_stop(world: World) -> None:
+    # The kernel gives none of these to anybody by itself, and another run has others.
+    first = 30000 + os.getpid() % 250 * 10
+    text = f'{QUPFILE}[machine.network]\nforward = ["0:80"]\nports = "{first}-{first + 9}"\n'
+    (world.folder / "Qupfile").write_text(text)
+    with socket.create_server(("127.0.0.1", first)):  # free later: another one would be picked
+        world("up").ok()
+    before = world("port", "list").ok().stdout
+    assert f":{first} " not in before
+    assert world("port", "add", "0:81").ok()
+    world("down", "--force").ok()
+    world("up").ok()
+    assert world("port", "list").ok().stdout == before
 
 
 @pytest.mark.qemu

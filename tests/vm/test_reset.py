@@ -82,10 +82,12 @@ def test_memory_disk_identity_and_ports(lab: Lab) -> None:
 
 
 def test_a_machine_that_is_stopped(lab: Lab) -> None:
-    before = lab.sh(LOOK)
+    """It has the ports again that were picked for it, and not those that were opened by hand."""
+    before, open_ports = lab.sh(LOOK), ports(lab)
     lab("kill").ok()
     lab("reset").ok()
     assert lab.sh(LOOK) == before
+    assert ports(lab) == [line for line in open_ports if "8001/tcp" not in line]
 
 
 def test_a_snapshot_is_no_save_point(lab: Lab) -> None:
@@ -109,13 +111,15 @@ def test_a_snapshot_is_no_save_point(lab: Lab) -> None:
     ],
 )
 def test_killed(lab: Lab, at: str, path: str) -> None:
-    before = lab.sh(LOOK)
+    lab("port", "add", "0:8001").ok()
+    before, open_ports = lab.sh(LOOK), ports(lab)
     lab.sh(SPOIL)
     with stopped(lab, "reset", at=at, path=path) as process:
         process.kill()
         process.wait()
     assert "a reset was cut off" in lab("up").ok().stderr
     assert lab.sh(LOOK) == before
+    assert ports(lab) == open_ports
 
 
 def test_provisioning_again_moves_it(lab: Lab) -> None:

@@ -313,6 +313,17 @@ def test_killed_while_it_goes_on(suspended: Lab, moment: str) -> None:
     assert abs(float(suspended.sh("date -u +%s", "a")) - time.time()) < 3
 
 
+def test_killed_while_it_goes_on_and_ports_that_were_opened_by_hand(lab: Lab) -> None:
+    lab("up", "a").ok()
+    lab("port", "add", "0:9001", "-m", "a").ok()
+    ports = lab("port", "list", "a").ok().stdout
+    lab("suspend", "a").ok()
+    kill(lab, "resume", IN_RESUME["with a way in"])
+    lab("up", "a").ok()
+    assert lab("port", "list", "a").ok().stdout == ports
+    assert "9001/tcp" in ports
+
+
 @pytest.mark.parametrize("moment", ["with a QEMU", "with a way in"])
 def test_killed_while_it_goes_on_and_suspended_again(suspended: Lab, moment: str) -> None:
     kill(suspended, "resume", IN_RESUME[moment])
