@@ -11,7 +11,6 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 
 from qup.model.network import NOWHERE, AddressPlan, NicPlan
 
@@ -19,8 +18,10 @@ USER = "user"
 STATELESS = ("socket", "tap", "stream", "dgram", "vde", "l2tpv3")
 """Network devices of QEMU's that keep nothing about the guest: one can take another's place
 between saving and restoring."""
-MOST_PREFIX = 29
-"""The longest prefix of a network with room for a guest, a gateway and a name server."""
+MOST_PREFIX = 31
+"""The longest prefix of a network with room for a guest and somebody who talks to it."""
+ROOMY = 29
+"""The longest prefix with room for a guest, a gateway, a name server and a lease."""
 _SUBNET = 128
 """User networks in place of others are 10.0.128.0/24 and up, beside those of the modes."""
 
@@ -50,7 +51,8 @@ def hide_addresses(address: AddressPlan, taken: set[str]) -> AddressPlan:
     chosen = []
     for text in address.addresses:
         network = ipaddress.ip_interface(text).network
-        free = next(item for item in _from_the_end(network) if item not in taken)
+        own = text.partition("/")[0]  # nobody is disturbed by it, where there is no other
+        free = next((item for item in _from_the_end(network) if item not in taken), own)
         taken.add(free)
         chosen.append(f"{free}/{network.prefixlen}")
     return replace(address, addresses=tuple(chosen))
@@ -84,18 +86,33 @@ def make_stand_in(nic: NicPlan, index: int) -> NicPlan:
 
 
 def _make_network(guest: ipaddress.IPv4Interface, gateway: str | None) -> dict[str, str]:
-    """A user network in which a guest has a fixed address."""
-    network = guest.network
-    inside = gateway and ipaddress.IPv4Address(gateway) in network
-    taken = {str(guest.ip), *([gateway] if gateway and inside else [])}
-    hosts = map(str, islice(network.hosts(), 8))
-    first, second, third = islice((item for item in hosts if item not in taken), 3)
-    host = gateway if gateway and inside else third
+    """A user network in which a guest has a fixed address.
+
+    It may be larger than what the guest knows of it: whoever connects has to be where the guest
+    thinks that neighbours are; the name server and a lease that nobody takes can be elsewhere.
+    """
+    near = guest.network
+    inside = gateway is not None and ipaddress.IPv4Address(gateway) in near
+    host = gateway if gateway and inside else _choose(near, str(guest.ip))
+    network = near
+    while network.prefixlen > ROOMY or _edges(network) & {str(guest.ip), host}:
+        network = network.supernet()
+    dns = _choose(network, str(guest.ip), host)
     return {
         "type": USER,
         "ipv6": "off",
         "net": str(network),
         "host": host,
-        "dns": first,
-        "dhcpstart": second,
+        "dns": dns,
+        "dhcpstart": _choose(network, str(guest.ip), host, dns),
     }
+
+
+def _edges(network: ipaddress.IPv4Network) -> set[str]:
+    """The addresses in a network that no host can have."""
+    return {str(network.network_address), str(network.broadcast_address)}
+
+
+def _choose(network: ipaddress.IPv4Network, *taken: str) -> str:
+    """The first address for a host that is free."""
+    return next(str(item) for item in network.hosts() if str(item) not in taken)

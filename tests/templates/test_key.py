@@ -143,7 +143,7 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
         (replace(PLAN, nographic=True), "nographic"),
         (with_card(NicPlan({"type": "vhost-user"})), "vhost-user"),
         (with_card(NicPlan(NETDEV)), "without a known address"),
-        (with_card(TAP, fixed("192.168.7.2/30")), "192.168.7.0/30"),
+        (with_card(TAP, fixed("192.168.7.2/32")), "192.168.7.2/32"),
     ],
 )
 def test_obstacles(plan: Plan, word: str) -> None:
@@ -216,6 +216,31 @@ def test_a_golden_machine_is_on_nobodys_network() -> None:
     assert (told.tap, asked.tap, asked.discover) == (None, None, True)
     assert [nic.address for nic in golden.seed.nics] == [nic.plan.address for nic in golden.nics]
     assert len({nic.mac for nic in (*golden.nics, *plan.nics)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway", "golden", "net", "host"),
+    [
+        ("192.168.7.2/30", "192.168.7.1", "192.168.7.2", "192.168.7.0/29", "192.168.7.1"),
+        ("192.168.7.1/30", None, "192.168.7.2", "192.168.7.0/29", "192.168.7.1"),
+        ("192.168.7.3/31", "192.168.7.2", "192.168.7.3", "192.168.7.0/29", "192.168.7.2"),
+        ("192.168.7.6/31", None, "192.168.7.7", "192.168.7.0/28", "192.168.7.6"),
+    ],
+)
+def test_networks_with_room_for_two(
+    address: str, gateway: str | None, golden: str, net: str, host: str
+) -> None:
+    """Who connects has to be a neighbour; the user network is larger than what the guest knows."""
+    card = plan_golden(with_card(TAP, fixed(address, gateway=gateway))).nics[1].plan
+    assert card.guest_address == golden
+    assert (card.netdev["net"], card.netdev["host"]) == (net, host)
+    others = {card.netdev["dns"], card.netdev["dhcpstart"]}
+    assert len(others | {golden, host}) == 4
+
+
+def test_a_network_without_a_free_address() -> None:
+    plan = with_card(PRIVATE, fixed("10.9.9.0/31", nameservers=("10.9.9.1", "10.9.9.0")))
+    assert plan_golden(plan).nics[1].plan.address.addresses == ("10.9.9.0/31",)
 
 
 def test_two_cards_in_one_network_get_two_addresses() -> None:
