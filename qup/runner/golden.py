@@ -174,7 +174,10 @@ class _Making:
         # What the guest says belongs to the machine it is booted for.
         self.folder.logs.symlink_to(self.ctx.project.machine(self.name).logs)
         base = self.ctx.boxes.folder(self.box.digest) / BOX_DISK
-        prepare(self.ctx, self.config, self.folder, self.golden, self.box, None, base)
+        prepare(
+            self.ctx, self.config, self.folder, self.golden, self.box, None, base,
+            title="preparing a template's disk and seed",
+        )  # fmt: skip
         with (self.folder.root / RAM).open("xb") as file:
             os.fchmod(file.fileno(), 0o600)
             file.truncate(self.golden.memory_mib * MIB)

@@ -201,6 +201,7 @@ def describe_box(box: Box) -> str:
 def prepare(
     ctx: Context, config: MachineConfig, folder: MachineFolder, plan: Plan, box: Box,
     old: State | None, base: Path | None, template: str | None = None,
+    title: str = "preparing disk and seed",
 ) -> State:  # fmt: skip
     """Make what is missing of disk, keys and seed, and fit the disk to the plan.
 
@@ -213,6 +214,7 @@ def prepare(
         old: the machine, if it exists.
         base: the image that its disk is an overlay of; None for a disk of its own.
         template: the id of the template that the image belongs to, for a new machine.
+        title: what is done, for people.
 
     Returns:
         The state of the machine with these materials; it is not written yet.
@@ -228,7 +230,7 @@ def prepare(
     payload = seeder.payload(seed) if fresh else b""
     wanted = _Disk(config.name, folder.disk, base, plan.disk.size or 0, payload)
     with (
-        ctx.phase(config.name, "disk", "preparing disk and seed") as phase,
+        ctx.phase(config.name, "disk", title) as phase,
         aside(wanted.make if old is None else wanted.fit) as made,
         # qemu-img works while the seed is made
     ):
