@@ -10,12 +10,15 @@ import typer
 from qup.cli.common import AsJson, Name, Names, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import MachineError
+from qup.model.units import format_size
 from qup.paths import MachineFolder, Project
 from qup.qemu.memory import read_memory
+from qup.runner.disk_use import read_disk_use
 from qup.runner.observe import NOT_CREATED, Observation, observe, require_alive
 from qup.runner.roster import read_roster
 
 MEMORY = ("MEMORY", "OWN")
+DISK = ("ON DISK", "DISKS", "SNAPSHOTS", "RESET", "SUSPENDED")
 MIB = 1 << 20
 
 ShowMemory = Annotated[
@@ -27,16 +30,26 @@ ShowMemory = Annotated[
     ),
 ]
 
+ShowDisk = Annotated[
+    bool,
+    typer.Option(
+        "--disk",
+        help="Show what each takes of this computer's disk: in all, for its disks, its snapshots,"
+        " what `qup reset` goes back to, and memory of a suspended one.",
+    ),
+]
+
 
 def status(
     ctx: typer.Context,
     names: Names = None,
     memory: ShowMemory = False,
+    disk: ShowDisk = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what the project's machines are doing. Works with a broken Qupfile, too.
 
-    Examples: `qup status`, `qup status --memory`, `qup status web --json`
+    Examples: `qup status`, `qup status --memory --disk`, `qup status web --json`
     """
     project = globals_of(ctx).project()
     roster = read_roster(project)
@@ -44,7 +57,13 @@ def status(
     seen = [observe(project.machine(name)) for name in chosen]
     if as_json:
         print_json(
-            {"machines": [_to_dict(item) for item in seen], "qupfile_problem": roster.problem}
+            {
+                "machines": [
+                    {**_to_dict(item), "disk": _disk_of(project.machine(item.name))}
+                    for item in seen
+                ],
+                "qupfile_problem": roster.problem,
+            }
         )
         return
     if roster.problem:
@@ -55,11 +74,13 @@ def status(
             item.status,
             _ssh(item),
             *(_memory(_to_dict(item)) if memory else ()),
+            *(_disk(_disk_of(project.machine(item.name))) if disk else ()),
             _remark(item, roster.leftovers),
         ]
         for item in seen
     ]
-    print_table(["MACHINE", "STATUS", "SSH", *(MEMORY if memory else ()), ""], rows)
+    more = (*(MEMORY if memory else ()), *(DISK if disk else ()))
+    print_table(["MACHINE", "STATUS", "SSH", *more, ""], rows)
 
 
 def _to_dict(seen: Observation) -> dict[str, Any]:
@@ -73,6 +94,15 @@ def _memory(data: dict[str, Any]) -> tuple[str, str]:
     if use is None:
         return "-", "-"
     return f"{use['proportional'] / MIB:.0f}M", f"{use['private'] / MIB:.0f}M"
+
+
+def _disk_of(folder: MachineFolder) -> dict[str, int] | None:
+    use = read_disk_use(folder)
+    return use and use._asdict()
+
+
+def _disk(use: dict[str, int] | None) -> list[str]:
+    return ["-"] * len(DISK) if use is None else [format_size(size) for size in use.values()]
 
 
 def _ssh(seen: Observation) -> str:
@@ -92,12 +122,13 @@ def _remark(seen: Observation, leftovers: tuple[str, ...]) -> str:
 
 def list_machines(
     memory: ShowMemory = False,
+    disk: ShowDisk = False,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print names only.")] = False,
 ) -> None:
     """List the machines of all your projects.
 
-    Examples: `qup list`, `qup list -q`
+    Examples: `qup list`, `qup list -q`, `qup list --disk`
     """
     from qup import store
 
@@ -107,7 +138,7 @@ def list_machines(
         seen = observe(folder)
         if seen.status == NOT_CREATED or (seen.state is not None and seen.state.id != entry.id):
             continue  # destroyed with its folder, or moved: the index is only a cache
-        rows.append({"project": str(entry.project), **_to_dict(seen)})
+        rows.append({"project": str(entry.project), **_to_dict(seen), "disk": _disk_of(folder)})
     rows.sort(key=lambda row: (row["project"], row["name"]))
     if as_json:
         print_json({"machines": rows})
@@ -121,12 +152,14 @@ def list_machines(
             row["status"],
             row["box"] or "-",
             *(_memory(row) if memory else ()),
+            *(_disk(row["disk"]) if disk else ()),
             row["project"],
             row["detail"] or "",
         ]
         for row in rows
     ]
-    headings = ["MACHINE", "STATUS", "BOX", *(MEMORY if memory else ()), "PROJECT", ""]
+    more = (*(MEMORY if memory else ()), *(DISK if disk else ()))
+    headings = ["MACHINE", "STATUS", "BOX", *more, "PROJECT", ""]
     print_table(headings, cells)
 
 
@@ -174,6 +207,7 @@ def inspect(
     seen = observe(folder)
     data = {
         **_to_dict(seen),
+        "disk": _disk_of(folder),
         "folder": str(folder.root),
         "logs": str(folder.logs),
         "state": seen.state.to_dict() if seen.state else None,

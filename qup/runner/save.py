@@ -21,7 +21,7 @@ from qup.model.drives import FURTHER
 from qup.model.events import Finished
 from qup.model.snapshot import MAX_NOTE, MEMORY, SAVE_POINT, Snapshot
 from qup.model.state import State
-from qup.model.units import MIB, format_size
+from qup.model.units import GIB, MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
 from qup.qemu.liveness import is_locked
 from qup.qemu.migration import let_go_on, save_state
@@ -59,8 +59,8 @@ from qup.store import is_copy, read_state
 MONITOR_TIMEOUT = 5.0
 SAVE_TIMEOUT, SAVE_SPEED = 60.0, 20 * MIB
 """Seconds that saving may take at the least, and bytes a second that it must manage."""
-SPARE = 64 * MIB
-"""Bytes that stay free on the file system."""
+SPARE, RESERVE = 64 * MIB, GIB
+"""Bytes that stay free on the file system; the same beside what nobody has asked for."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def save_for_reset(ctx: Context, folder: MachineFolder, *, steps: str) -> Snapsh
     remove_leftovers(folder)
     check_wish(folder, seen, plan, Wish(SAVE_POINT))
     draft = _draft(folder, state, SAVE_POINT, steps=steps)
-    return _Saving(ctx, folder, state, plan, draft).run(live=True)
+    return _Saving(ctx, folder, state, plan, draft, RESERVE).run(live=True)
 
 
 def _draft(
@@ -246,6 +246,27 @@ def find_disks(folder: MachineFolder, plan: Mapping[str, Any]) -> list[str]:
     return [str(path.relative_to(folder.root)) for path in paths if path.is_file()]
 
 
+def check_space(folder: MachineFolder, size: int, spare: int) -> None:
+    """Make sure that there is room for a snapshot.
+
+    Args:
+        folder: the machine's folder.
+        size: bytes that it may take.
+        spare: bytes that have to be free beside it.
+
+    Raises:
+        HostError: there isn't.
+    """
+    free = shutil.disk_usage(folder.root).free
+    if free < size + spare:
+        raise HostError(
+            f"machine {folder.name}: a snapshot may take {format_size(size)} and has to leave"
+            f" {format_size(spare)}, and {format_size(free)} are free",
+            hint="'qup snapshot delete' removes those that nobody needs; 'qup list --disk' shows"
+            " what takes up the room",
+        )
+
+
 @dataclass(frozen=True)
 class _Saving:
     ctx: Context
@@ -253,6 +274,7 @@ class _Saving:
     state: State
     plan: Mapping[str, Any]
     draft: Snapshot
+    spare: int = SPARE
 
     @property
     def disks(self) -> list[str]:
@@ -318,13 +340,7 @@ class _Saving:
 
     def _check_space(self, memory: int) -> None:
         used = sum((self.folder.root / name).stat().st_size for name in self.disks)
-        free = shutil.disk_usage(self.folder.root).free
-        if free < memory + used + SPARE:
-            raise HostError(
-                f"machine {self.folder.name}: a snapshot may take {format_size(memory + used)},"
-                f" and {format_size(free)} are free",
-                hint="'qup snapshot delete' removes those that nobody needs",
-            )
+        check_space(self.folder, memory + used, self.spare)
 
     def _copy(self, place: Path) -> None:
         for name in self.disks:
