@@ -346,7 +346,8 @@ def make_private(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_folder_of_ours(path):
             raise HostError(f"{path} belongs to somebody else or is no folder")
-        path.chmod(0o700)
+        if stat.S_IMODE(path.lstat().st_mode) != 0o700:  # it may be where nothing can be written
+            path.chmod(0o700)
     except OSError as exc:
         raise HostError(
             f"can't create {path}: {exc.strerror}",

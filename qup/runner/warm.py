@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -17,7 +18,7 @@ from typing import Any
 
 from qup import images
 from qup.boxes.cache import DISK as BOX_DISK
-from qup.errors import ConfigError, QupError, StateError, TemplateError
+from qup.errors import ConfigError, HostError, QupError, StateError, TemplateError
 from qup.guest.identity import IdentityPort, Persona, make_identity_script
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
@@ -139,12 +140,17 @@ def _choose_boot(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key:
     name = plan.identity.name
     if refusal := ctx.templates.refusal(key):
         return Origin(reason=f"no template: {refusal}")
-    with lock(
-        ctx.templates.making_lock(key),
-        what=f"the template for {name}",
-        timeout=plan.boot_timeout + MAKING_MARGIN,
-        on_wait=partial(ctx.tell, name),
-    ):
+    with ExitStack() as held:
+        try:
+            mine = lock(
+                ctx.templates.making_lock(key),
+                what=f"the template for {name}",
+                timeout=plan.boot_timeout + MAKING_MARGIN,
+                on_wait=partial(ctx.tell, name),
+            )
+            held.enter_context(mine)
+        except HostError as exc:  # a cache that can't be written to has no use for it
+            return Origin(reason=f"no template: {exc.message}")
         return _find_or_make(ctx, config, plan, box, key)
 
 
@@ -194,7 +200,10 @@ def find_template(ctx: Context, machine: str, box: Box, key: str) -> Template | 
 def set_aside(ctx: Context, machine: str, template: Template, reason: str) -> None:
     """Let no machine be made from a template any more, and say so."""
     ctx.tell(machine, f"template {template.id} is set aside: {reason}", level="warning")
-    with lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout):
+    with (
+        suppress(HostError),  # a cache that can't be written to
+        lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout),
+    ):
         ctx.templates.set_aside(template, reason)
         if not find_users(template):
             ctx.templates.remove(template)

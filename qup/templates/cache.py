@@ -157,6 +157,7 @@ class TemplateCache:
         Raises:
             HostError: it can't be written.
         """
+        make_private(self.root)
         try:
             # The memory is not flushed: that would take seconds. `settle` does it later.
             names = sorted({*FILES, *filter(is_kept, os.listdir(making))})
@@ -274,11 +275,12 @@ class TemplateCache:
     # --- those that could not be made ---
 
     def _refusal(self, key: str) -> Path:
-        return make_private(make_private(self.root) / "refused") / key
+        return self.root / "refused" / key
 
     def refuse(self, key: str, reason: str) -> None:
         """Remember that a template could not be made, so that it isn't tried each time."""
         with contextlib.suppress(QupError):
+            make_private(make_private(self.root) / "refused")
             write_atomic(self._refusal(key), reason + "\n", durable=False)
 
     def refusal(self, key: str) -> str | None:

@@ -119,3 +119,17 @@ def test_a_cache_that_is_full(cache: Path, lab: Lab) -> None:
         assert "cold boot: no template: only 64M are free in the cache" in done.stderr
         assert full.sh("hostname") == "default\n"
     assert (template_of(lab, "a") / "ram").exists()
+
+
+@pytest.mark.root
+def test_a_cache_that_can_not_be_written_to(cache: Path, lab: Lab) -> None:
+    """What is in it is of use as far as it need not be written to: boxes, and no templates."""
+    mount = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && exec "$@"'
+    prefix = ("unshare", "--mount", "sh", "-c", mount, str(cache))
+    with open_lab(cache, TWO, prefix=prefix, templates=True) as barred:
+        done = barred("up", "b").ok()
+        assert "cold boot: no template: can't lock" in done.stderr
+        assert "Read-only file system" in done.stderr
+        assert barred.sh("hostname", "b") == "b\n"
+        assert "Read-only file system" in barred("template", "prune").stderr
+    assert (template_of(lab, "a") / "ram").exists()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
+from tests.vm.stops import go_on, stopped
 
 pytestmark = pytest.mark.vm
 
@@ -199,21 +200,30 @@ def test_a_template_that_does_not_come_back_is_set_aside(lab: Lab) -> None:
     assert not broken.exists()  # no machine needs it
 
 
-def test_two_at_once_make_one(cache: Path) -> None:
-    text = SMALL.replace("192M", "200M")
+def test_three_at_once_make_one(cache: Path) -> None:
+    """Two projects; one machine boots it, the others wait and are restored from it."""
+    text = SMALL.replace("192M", "200M") + "[machines.a]\n[machines.b]\n"
     with (
         open_lab(cache, text, "one", templates=True) as one,
         open_lab(cache, text, "two", templates=True) as two,
     ):
         before = len(list((cache / "templates").glob("*/template.json")))
-        first, second = one.spawn("up"), two.spawn("up")
-        said = [process.communicate(timeout=120)[0] for process in (first, second)]
-        assert [first.returncode, second.returncode] == [0, 0], said
-        assert sum("booting a template" in text for text in said) == 1, said
-        assert sum("waiting for the template" in text for text in said) == 1, said
+        with stopped(one, "up", "a", at="open", path="/state") as first:
+            others = [two.spawn("up", "a"), two.spawn("up", "b")]
+            for process in others:
+                assert process.stdout is not None
+                lines = iter(process.stdout.readline, "")
+                assert any("waiting for the template" in line for line in lines)
+            assert go_on(first) == 0
+        said = [process.communicate(timeout=240)[0] for process in others]
+        assert [process.returncode for process in others] == [0, 0], said
+        assert all("restoring template" in text for text in said), said
+        assert not any("booting a template" in text for text in said), said
         after = len(list((cache / "templates").glob("*/template.json")))
         assert after == before + 1
-        assert one.sh("cat /etc/machine-id") != two.sh("cat /etc/machine-id")
+        ids = {lab.sh("cat /etc/machine-id", name)
+               for lab, name in ((one, "a"), (two, "a"), (two, "b"))}  # fmt: skip
+        assert len(ids) == 3
 
 
 def test_killed_while_it_is_booted(cache: Path) -> None:
