@@ -8,8 +8,9 @@ which has all problems at once. :func:`schema` describes a Qupfile to editors.
 from __future__ import annotations
 
 from qup.qupfile.document import MAX_BYTES, Document, parse, read
-from qup.qupfile.loading import Registry, load
+from qup.qupfile.loading import load
 from qup.qupfile.problems import Problem, QupfileErrors
+from qup.qupfile.registry import Registry
 from qup.qupfile.rules import Untrusted
 from qup.qupfile.rules import find_untrusted as untrusted
 from qup.qupfile.schema import make_schema as schema

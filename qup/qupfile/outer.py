@@ -11,7 +11,7 @@ from qup.qupfile.layers import DEFAULT_MODE, Layer, Stack, leave_out, stack_laye
 from qup.qupfile.problems import Collector, Problem
 
 if TYPE_CHECKING:
-    from qup.qupfile.loading import Registry
+    from qup.qupfile.registry import Registry
 
 
 class Outer:

@@ -16,7 +16,7 @@ from qup.model.folders import AUTO
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from qup.qupfile.loading import Registry
+    from qup.qupfile.registry import Registry
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
