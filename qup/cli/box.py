@@ -10,7 +10,7 @@ import typer
 
 from qup.boxes.cache import BoxCache
 from qup.cli import box_catalog, box_export
-from qup.cli.common import AsJson, Quiet, print_json, print_table
+from qup.cli.common import AsJson, Quiet, ThoughNeeded, print_json, print_table, refuse_needed
 from qup.cli.main import globals_of
 from qup.errors import BoxError, ConfigError
 from qup.locks import lock
@@ -186,9 +186,7 @@ def verify(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) 
 def rm(
     ctx: typer.Context,
     name: BoxName,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Even if machines need it; they are lost then.")
-    ] = False,
+    force: ThoughNeeded = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a box from the cache. A box that a machine's disk is based on is kept.
@@ -201,11 +199,7 @@ def rm(
         box = _choose(cache, name)
         users = users_of(box)
         if users and not force:
-            raise BoxError(
-                f"box {box.spec.name} ({box.digest[:12]}) is needed by {len(users)} machines",
-                details="\n".join(users),
-                hint="'qup destroy' them first; --force removes it all the same",
-            )
+            refuse_needed(BoxError, f"box {box.spec.name} ({box.digest[:12]})", users)
         cache.remove(box)
     if as_json:
         print_json({"removed": box.spec.name, "digest": box.digest, "size": box.size})

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -88,7 +88,12 @@ Name = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless it fails.")]
-
+Force = Annotated[
+    bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
+]
+ThoughNeeded = Annotated[
+    bool, typer.Option("--force", "-f", help="Even if machines need it; they are lost then.")
+]
 
 Jobs = Annotated[
     int | None,
@@ -101,6 +106,15 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+
+
+def refuse_needed(error: type[QupError], title: str, users: Sequence[str]) -> NoReturn:
+    """Keep what machines need from being removed."""
+    raise error(
+        f"{title} is needed by {len(users)} machines",
+        details="\n".join(users),
+        hint="'qup destroy' them first; --force removes it all the same",
+    )
 
 
 def print_json(data: dict[str, Any]) -> None:

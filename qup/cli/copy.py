@@ -14,7 +14,8 @@ from qup.cli.main import globals_of
 from qup.errors import MachineError, UsageError
 from qup.guest import ssh as guest_ssh
 from qup.guest.copying.ends import Source, Target
-from qup.guest.copying.far import Guest, GuestSource, GuestTarget
+from qup.guest.copying.far import GuestSource, GuestTarget
+from qup.guest.copying.guest import Guest
 from qup.guest.copying.near import LocalSource, LocalTarget, StandardInput, StandardOutput
 from qup.model.events import Event, Finished, Message, Progress
 from qup.paths import Project, RuntimeFolder, SshFolder

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each
+from qup.cli.common import AsJson, Force, Jobs, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.suspend import resume_to_shut_down
 from qup.errors import UsageError
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 def down(
     ctx: typer.Context,
     names: Names = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
-    ] = False,
+    force: Force = False,
     timeout: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="Seconds the guest has for shutting down."),

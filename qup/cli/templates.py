@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qup.cli.box import open_context
-from qup.cli.common import AsJson, Quiet, print_json, print_table
+from qup.cli.common import AsJson, Quiet, ThoughNeeded, print_json, print_table, refuse_needed
 from qup.errors import TemplateError
 from qup.locks import lock
 from qup.model.units import format_size
@@ -151,9 +151,7 @@ def _files(template: Template) -> dict[str, object]:
 def rm(
     ctx: typer.Context,
     name: TemplateId,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Even if machines need it; they are lost then.")
-    ] = False,
+    force: ThoughNeeded = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove a template. One that a machine's disk is based on is kept.
@@ -168,11 +166,7 @@ def rm(
         template = _choose(cache, name)
         users = find_users(template)
         if users and not force:
-            raise TemplateError(
-                f"template {template.id} is needed by {len(users)} machines",
-                details="\n".join(users),
-                hint="'qup destroy' them first; --force removes it all the same",
-            )
+            refuse_needed(TemplateError, f"template {template.id}", users)
         size = cache.size(template)
         cache.remove(template)
     if as_json:

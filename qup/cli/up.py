@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qup.cli.common import AsJson, Jobs, Names, Quiet, for_each, print_table
+from qup.cli.common import AsJson, Force, Jobs, Names, Quiet, for_each, print_table
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, load_config, require_trust, with_settings
 from qup.errors import QupError, UsageError
@@ -103,9 +103,7 @@ def up(
 def reload(
     ctx: typer.Context,
     names: Names = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
-    ] = False,
+    force: Force = False,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
     provision_with: ProvisionWith = None,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
-from qup.cli.common import AsJson, Names, Quiet, for_each
+from qup.cli.common import AsJson, Force, Names, Quiet, for_each
 from qup.cli.main import globals_of
 from qup.cli.settings import Overrides, with_settings
 from qup.cli.up import NoProvision, TrustAccelerator, checked_config, make_options, roster_of
@@ -16,9 +14,7 @@ from qup.cli.up import NoProvision, TrustAccelerator, checked_config, make_optio
 def upgrade(
     ctx: typer.Context,
     names: Names = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
-    ] = False,
+    force: Force = False,
     trust_accelerator: TrustAccelerator = False,
     no_provision: NoProvision = False,
     as_json: AsJson = False,

@@ -31,14 +31,13 @@ from qup.runner.observe import (
     NOT_CREATED,
     RUNNING,
     STARTING,
-    SUSPENDED,
     UNRESPONSIVE,
     Observation,
     find_pid,
     observe,
 )
 from qup.runner.rouse import rouse
-from qup.runner.suspended import discard, is_suspended
+from qup.runner.suspended import give_memory_up, is_suspended
 from qup.store import clear_undo, forget, indexed, is_copy, read_undo, remove_machine, write_state
 
 GRACE = 60.0
@@ -121,33 +120,10 @@ def down(
             # A resume that was killed: the guest has not run, and its memory is on disk.
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             seen = observe(folder)
-        given_up = _give_memory_up(ctx, folder, seen, force=force)
+        given_up = give_memory_up(ctx, folder, seen, force=force)
         ran = stop_locked(ctx, folder, seen, force=force, timeout=timeout) or given_up
         ctx.emit(Finished(folder.name, "down", ran, time.monotonic() - began))
         return ran
-
-
-def _give_memory_up(ctx: Context, folder: MachineFolder, seen: Observation, *, force: bool) -> bool:
-    """Discard what a suspended machine would be resumed from; whether there was any.
-
-    Raises:
-        MachineError: the guest has to be resumed first, so that it can shut down.
-    """
-    if seen.status == SUSPENDED and not force:
-        raise MachineError(
-            f"machine {folder.name} is suspended: its guest has to go on to be shut down",
-            hint=f"'qup resume {folder.name}' first; or 'qup down --force {folder.name}' gives its"
-            " memory up, as a power cut would, and keeps its disks",
-            machine=folder.name,
-        )
-    found = discard(folder)  # a QEMU that lives has all that is in it
-    if found and not seen.alive:
-        ctx.tell(
-            folder.name,
-            "was suspended; its memory is given up, its disks stay",
-            level="warning",
-        )
-    return found and not seen.alive
 
 
 def kill(ctx: Context, folder: MachineFolder) -> bool:

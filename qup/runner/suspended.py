@@ -16,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qup.errors import StateError
+from qup.errors import MachineError, StateError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.model.suspension import Suspension
 from qup.paths import MachineFolder, make_private
+from qup.runner.context import Context
+from qup.runner.observe import SUSPENDED, Observation
 
 MANIFEST = "suspension.json"
 MEMORY = "memory"
@@ -133,6 +135,29 @@ def discard(folder: MachineFolder) -> bool:
         consume(folder)
     remove_leftovers(folder)
     return found
+
+
+def give_memory_up(ctx: Context, folder: MachineFolder, seen: Observation, *, force: bool) -> bool:
+    """Discard what a machine that is shut down would be resumed from; whether there was any.
+
+    Raises:
+        MachineError: the guest has to be resumed first, so that it can shut down.
+    """
+    if seen.status == SUSPENDED and not force:
+        raise MachineError(
+            f"machine {folder.name} is suspended: its guest has to go on to be shut down",
+            hint=f"'qup resume {folder.name}' first; or 'qup down --force {folder.name}' gives its"
+            " memory up, as a power cut would, and keeps its disks",
+            machine=folder.name,
+        )
+    found = discard(folder)  # a QEMU that lives has all that is in it
+    if found and not seen.alive:
+        ctx.tell(
+            folder.name,
+            "was suspended; its memory is given up, its disks stay",
+            level="warning",
+        )
+    return found and not seen.alive
 
 
 def remove_leftovers(folder: MachineFolder) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from qup.guest.copying import ends, far
 from qup.guest.copying.ends import Chunks, CopyError, Notes, Source, Target, Wish
-from qup.guest.copying.far import Guest, GuestSource, GuestTarget
+from qup.guest.copying.far import GuestSource, GuestTarget
+from qup.guest.copying.guest import Guest
 from qup.guest.copying.near import LocalSource, LocalTarget
 from qup.guest.copying.pack import Packer
 from qup.guest.copying.unpack import unpack
