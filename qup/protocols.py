@@ -230,6 +230,9 @@ class RepeatingSource(BoxSource, Protocol):
 class GuestSeeder(Protocol):
     """A way to tell a guest its name, its user and its keys, before it first boots.
 
+    An attribute ``once = True`` says that a disk is told something at its first boot only, even
+    when it has become another machine's.
+
     Attributes:
         name: its word in ``seeder``.
         summary: one line for lists and docs.

@@ -91,3 +91,18 @@ def test_an_unknown_variable_has_a_place(qup: Qup, project: Callable[..., Path])
     done = qup("plan")
     assert done.code == 4
     assert "first.sh, line 3: '{{ .State }}' is no variable" in done.stderr
+
+
+def test_a_template_of_cloud_inits_needs_cloud_init(qup: Qup, project: Callable[..., Path]) -> None:
+    """Box tiny reads seeds by itself: it would leave out all of it, and with it the key."""
+    text = "user-data = '## template: jinja\n#cloud-config\nruncmd: [echo {{ ds }}]\n'"
+    text = text.replace("'", "'''")
+    folder = project(f"[machine]\n{text}\n")
+    done = qup("plan", "--seed")
+    assert done.code == 4
+    assert "box tiny has no cloud-init" in done.stderr
+    assert "user-data-variables = true" in done.stderr
+    (folder / "Qupfile").write_text(f'[machine]\nbox = "debian/12"\n{text}\n')
+    said = qup("plan", "--seed").ok().stdout
+    assert "## template: jinja\n#cloud-config\n" in said
+    assert "runcmd: [echo {{ ds }}]" in said

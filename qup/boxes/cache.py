@@ -195,13 +195,9 @@ def _settle(asked: BoxSpec, made: BoxSpec) -> BoxSpec:
     """A box as it turned out to be, by the name under which it was asked for."""
     mounts = made.mounts if asked.mounts is None else asked.mounts
     return replace(
-        made,
-        name=asked.name,
-        source=asked.source,
-        arch=asked.arch,
-        key=asked.key,
-        mounts=mounts,
-    )
+        made, name=asked.name, source=asked.source, arch=asked.arch, key=asked.key, mounts=mounts,
+        cloud_init=made.cloud_init and asked.cloud_init,
+    )  # fmt: skip
 
 
 def _seal(folder: Path, spec: BoxSpec, details: Mapping[str, object]) -> Box:
@@ -233,9 +229,8 @@ def compute_digest(spec: BoxSpec, files: Mapping[str, BoxFile]) -> str:
 
 def _what_boots(spec: BoxSpec) -> dict[str, object]:
     """What of a spec makes one box different from another with the same files."""
-    return {
-        key: value for key, value in asdict(spec).items() if key not in ("name", "key", "mounts")
-    }
+    told = ("name", "key", "mounts", "cloud_init")
+    return {key: value for key, value in asdict(spec).items() if key not in told}
 
 
 def _flush(path: Path) -> None:

@@ -34,8 +34,8 @@ def write_package(target: Path, metadata: str, files: Mapping[str, Path]) -> tup
     """Write the archive, packed with zstd, and its digest beside it: ``TARGET.sha256``, as
     ``sha256sum`` writes it.
 
-    It is written aside and put in place when it is whole and on disk. The same files make the
-    same archive.
+    It is written aside and put in place when it is whole and on disk; where the file system can
+    have files without a name, SIGKILL leaves nothing. The same files make the same archive.
 
     Args:
         target: the archive; replaced if it exists.
@@ -52,8 +52,7 @@ def write_package(target: Path, metadata: str, files: Mapping[str, Path]) -> tup
 
     draft: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        draft = Path(name)
+        handle, draft = _open_draft(target)
         with os.fdopen(handle, "wb") as file:
             hashing = _Hashing(file)
             packer = zstandard.ZstdCompressor(level=LEVEL, threads=-1)
@@ -63,9 +62,11 @@ def write_package(target: Path, metadata: str, files: Mapping[str, Path]) -> tup
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
             size = file.tell()
+            beside = target.with_name(f"{target.name}.sha256")
+            beside.unlink(missing_ok=True)  # it must never be another file's
+            if draft is None:
+                draft = _give_name(file.fileno(), target)
         digest = hashing.sha256.hexdigest()
-        beside = target.with_name(f"{target.name}.sha256")
-        beside.unlink(missing_ok=True)  # it must never be another file's
         os.replace(draft, target)
         draft = None
         sync_folder(target.parent)
@@ -76,6 +77,24 @@ def write_package(target: Path, metadata: str, files: Mapping[str, Path]) -> tup
         if draft is not None:
             draft.unlink(missing_ok=True)
     return digest, size
+
+
+def _open_draft(target: Path) -> tuple[int, Path | None]:
+    """A file in the target's folder; None for its path if it has none yet."""
+    try:
+        return os.open(target.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600), None
+    except OSError:  # not every file system can; what is really wrong is wrong here, too
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        return handle, Path(name)
+
+
+def _give_name(handle: int, target: Path) -> Path:
+    """Let a file without a name have one beside the target (``open(2)``, O_TMPFILE)."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)  # of another process that had this number
+    # Without src_dir_fd Python takes link(2), which doesn't follow (its issue 81793).
+    os.link(f"/proc/self/fd/{handle}", draft, src_dir_fd=handle, follow_symlinks=True)
+    return draft
 
 
 def _write_members(out: IO[bytes], metadata: str, files: Mapping[str, Path]) -> None:

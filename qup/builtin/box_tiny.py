@@ -48,6 +48,7 @@ class Tiny:
             efi=True,
             buses=buses,
             mounts=(),  # the same kernel has no 9p
+            cloud_init=False,
         )
 
     def fetch(

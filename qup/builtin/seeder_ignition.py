@@ -28,6 +28,7 @@ class Ignition:
 
     name = "ignition"
     summary = "Ignition by QEMU's fw_cfg, for Fedora CoreOS and Flatcar"
+    once = True
 
     def problems(self, seed: SeedPlan) -> Sequence[Problem]:
         reason = _find_fault(seed.user_data) if seed.user_data is not None else None

@@ -20,11 +20,13 @@ refill() { # file, and its new content on the standard input
     rm -f /run/qup-clean.part
 }
 
-empty() { # file...
-    local file
-    for file in "$@"; do
-        [ ! -f "$file" ] || [ -L "$file" ] || : >"$file"
-    done
+# `true`, as a redirection of `:` that fails would end the shell without a word.
+empty() { # file
+    [ -L "$1" ] || true >"$1" || fail "$1 can't be emptied"
+}
+
+remove() { # file or folder...
+    rm -rf "$@" || fail "$* can't be removed"
 }
 
 [ -d /run ] || mkdir /run
@@ -41,33 +43,33 @@ for home in /root /home/*; do
             sed '/^# qup: from the seed/,/^# qup: end/d' "$file" | grep -vF "$key"
             [ -z "$had" ] || printf %s "$known"
         } | refill "$file"
-        [ -s "$file" ] || rm -f "$file"
+        [ -s "$file" ] || remove "$file"
     done
-    rm -f "$home"/.bash_history "$home"/.ash_history "$home"/.zsh_history \
+    remove "$home"/.bash_history "$home"/.ash_history "$home"/.zsh_history \
         "$home"/.python_history "$home"/.lesshst "$home"/.viminfo "$home"/.wget-hsts
 done
-rm -f /etc/ssh/ssh_host_* /etc/dropbear/*host*
+remove /etc/ssh/ssh_host_* /etc/dropbear/*host*
 
 # --- who it is --------------------------------------------------------------------------------
 
 # Empty means: to be made at the next boot (machine-id(5)).
-[ ! -e /etc/machine-id ] || : >/etc/machine-id || fail '/etc/machine-id'
-[ -L /var/lib/dbus/machine-id ] || rm -f /var/lib/dbus/machine-id
+[ ! -e /etc/machine-id ] || empty /etc/machine-id
+[ -L /var/lib/dbus/machine-id ] || remove /var/lib/dbus/machine-id
 [ ! -f /etc/hosts ] || sed "/^$begin\$/,/^$end\$/d" /etc/hosts | refill /etc/hosts
-rm -rf /var/lib/qup/* /etc/profile.d/qup* /etc/docker/key.json /var/lib/docker/engine-id
-rm -f /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/urandom/random-seed \
+remove /var/lib/qup/* /etc/profile.d/qup* /etc/docker/key.json /var/lib/docker/engine-id
+remove /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/urandom/random-seed \
     /boot/loader/random-seed /boot/efi/loader/random-seed /efi/loader/random-seed
 
 # --- its first boot, and its network ------------------------------------------------------------
 
-rm -rf /var/lib/cloud/*
-rm -f /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* \
+remove /var/lib/cloud/*
+remove /etc/netplan/50-cloud-init.yaml /etc/network/interfaces.d/50-cloud-init* \
     /etc/systemd/network/10-cloud-init-*.network /etc/systemd/network/10-cloud-init-*.link \
     /etc/NetworkManager/system-connections/cloud-init-* /etc/udev/rules.d/70-persistent-net.rules
 for file in /etc/sysconfig/network-scripts/ifcfg-*; do
-    ! grep -qs 'Created by cloud-init' "$file" || rm -f "$file"
+    ! grep -qs 'Created by cloud-init' "$file" || remove "$file"
 done
-rm -f /var/lib/dhcp/*.lease* /var/lib/dhclient/*.lease* /var/lib/NetworkManager/*.lease \
+remove /var/lib/dhcp/*.lease* /var/lib/dhclient/*.lease* /var/lib/NetworkManager/*.lease \
     /var/lib/NetworkManager/secret_key /var/lib/NetworkManager/timestamps \
     /var/lib/dhcpcd/*.lease* /var/lib/dhcpcd/duid /var/lib/dhcpcd/secret /etc/dhcpcd.duid \
     /etc/dhcpcd.secret
@@ -75,15 +77,15 @@ rm -f /var/lib/dhcp/*.lease* /var/lib/dhclient/*.lease* /var/lib/NetworkManager/
 # --- what it has said and kept -------------------------------------------------------------------
 
 ! command -v apt-get >/dev/null || apt-get clean >/dev/null 2>&1
-rm -rf /var/cache/dnf/* /var/cache/zypp/packages/*
+remove /var/cache/dnf/* /var/cache/zypp/packages/*
 find /tmp /var/tmp -xdev -mindepth 1 -maxdepth 1 -exec rm -rf {} + 2>/dev/null
-rm -rf /var/log/journal/* /var/lib/systemd/coredump/* /var/crash/*
+remove /var/log/journal/* /var/lib/systemd/coredump/* /var/crash/*
 find /var/log -xdev -type f 2>/dev/null | while IFS= read -r file; do
     case $file in
-    *.gz | *.xz | *.bz2 | *.zst | *.old | *.[0-9] | *-20[0-9][0-9]*) rm -f "$file" ;;
+    *.gz | *.xz | *.bz2 | *.zst | *.old | *.[0-9] | *-20[0-9][0-9]*) remove "$file" ;;
     *) empty "$file" ;;
     esac
-done
+done || exit 1
 
 # --- the disk: what is free is given back, and nobody writes to it any more -----------------------
 

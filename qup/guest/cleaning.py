@@ -53,14 +53,14 @@ def clean_guest(folder: SshFolder, machine: str, script: str, *, timeout: float)
     """
     result = ssh.run_in_guest(folder, machine, ssh.AS_ROOT, input=script, timeout=timeout)
     lines = result.stdout.splitlines()
-    if DONE not in lines and READ_ONLY not in lines:
-        said = next((line for line in lines if line.startswith(FAILED)), "")
+    said = next((line for line in lines if line.startswith(FAILED)), "")
+    if said or (DONE not in lines and READ_ONLY not in lines):
         reason = clean_line(said.removeprefix(FAILED)) or result.outcome
         raise GuestError(
             f"machine {machine}: its copy can't be cleaned: {reason}",
             details=result.stderr.strip()[-2000:] or None,
-            hint="qup has to become root in the guest by sudo or doas; --as-is exports the disk"
-            " with all that is on it",
+            hint=("" if said else "qup has to become root in the guest by sudo or doas; ")
+            + "the machine is as it was; --as-is exports its disk with all that is on it",
             machine=machine,
         )
     return READ_ONLY in lines

@@ -33,6 +33,7 @@ class BoxSpec:
             that isn't known.
         mounts: the types of folders that its kernel can mount, such as ``9p``; None if that
             isn't known.
+        cloud_init: whether what reads a NoCloud seed is cloud-init itself, with all that it can.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BoxSpec:
     disk_first: bool = False
     buses: tuple[str, ...] = ()
     mounts: tuple[str, ...] | None = None
+    cloud_init: bool = True
 
 
 @dataclass(frozen=True)

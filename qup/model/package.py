@@ -27,6 +27,7 @@ VAGRANT = "vagrant"
 ARCHES = {"x86_64": "amd64", "aarch64": "arm64"}
 """Processors in the kernel's words and in Vagrant's."""
 BUSES = ("virtio", "ide", "sata")
+MOUNTS = ("9p", "virtiofs")
 CMDLINE = re.compile(r"[ -~]{0,2048}")
 ARCH = re.compile(r"[a-z0-9_]{1,32}")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -47,6 +48,8 @@ class Packaged:
         kernel: whether it has ``kernel`` and ``initrd``.
         efi: whether it has ``kernel.efi``.
         buses: the drives it has drivers for; empty if that isn't known.
+        mounts: the types of folders that its kernel can mount; None if that isn't known.
+        cloud_init: whether what reads its seed is cloud-init itself.
     """
 
     arch: str | None = None
@@ -57,6 +60,8 @@ class Packaged:
     kernel: bool = False
     efi: bool = False
     buses: tuple[str, ...] = ()
+    mounts: tuple[str, ...] | None = None
+    cloud_init: bool = True
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -68,6 +73,7 @@ class Packaged:
         return replace(
             spec, user=self.user, seeder=self.seeder, version=self.version or spec.version,
             cmdline=self.cmdline, kernel=self.kernel, efi=self.efi, buses=self.buses,
+            mounts=self.mounts, cloud_init=self.cloud_init,
         )  # fmt: skip
 
 
@@ -91,6 +97,8 @@ def write_metadata(spec: BoxSpec, *, user: str, seeder: str, size: int, made: st
         "kernel": spec.kernel,
         "efi": spec.efi,
         "buses": list(spec.buses),
+        "mounts": None if spec.mounts is None else list(spec.mounts),
+        "cloud-init": spec.cloud_init,
     }
     whole = {
         "provider": PROVIDERS[0],
@@ -136,7 +144,12 @@ def _read_own(own: Any) -> Packaged:
     buses = own.get("buses", [])
     if not isinstance(buses, list) or any(bus not in BUSES for bus in buses):
         raise ValueError(f"'buses' is a list of {', '.join(BUSES)}")
-    for key in ("kernel", "efi"):
+    mounts = own.get("mounts")
+    if mounts is not None and (
+        not isinstance(mounts, list) or any(kind not in MOUNTS for kind in mounts)
+    ):
+        raise ValueError(f"'mounts' is a list of {', '.join(MOUNTS)}")
+    for key in ("kernel", "efi", "cloud-init"):
         if not isinstance(own.get(key, False), bool):
             raise ValueError(f"{key!r} is neither true nor false")
     return Packaged(
@@ -148,6 +161,8 @@ def _read_own(own: Any) -> Packaged:
         kernel=own.get("kernel", False),
         efi=own.get("efi", False) and own.get("kernel", False),
         buses=tuple(buses),
+        mounts=None if mounts is None else tuple(mounts),
+        cloud_init=own.get("cloud-init", True),
     )
 
 

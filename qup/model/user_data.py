@@ -10,6 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+JINJA = "## template: jinja"
+"""The first line of user data that cloud-init makes from a template ("Jinja templates" in its
+documentation)."""
+
 VARIABLES = {
     "machine": "the machine's name",
     "hostname": "the guest's name",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,18 +180,20 @@ class _Export:
                 " would not boot"
             )
         plan = self._plan()
+        if getattr(self.ctx.plugins.guest_seeders[plan.seed.seeder], "once", False):
+            self.ctx.tell(
+                self.name,
+                f"seeder {plan.seed.seeder} tells a disk something at its first boot only: machines"
+                " of this box keep this one's user and name, and get no key from it",
+                level="warning",
+            )
         self._check_disks()
         source = self.folder.disk
         if not wish.as_is:
             self._clean(plan, copy)
             source = copy.disk
-        with (
-            self.ctx.phase(self.name, "export", f"writing {wish.target.name}") as phase,
-            tempfile.TemporaryDirectory(
-                prefix=f".{wish.target.name}.", dir=wish.target.parent
-            ) as aside,
-        ):
-            digest, size = self._write(plan, source, Path(aside) / IMAGE, wish.target)
+        with self.ctx.phase(self.name, "export", f"writing {wish.target.name}") as phase:
+            digest, size = self._write(plan, source, copy.root / IMAGE, wish.target)
             phase.result = f"{format_size(size)}, sha256 {digest[:12]}"
         return digest, size
 

@@ -17,6 +17,7 @@ from qup.model.fields import MAX_USER_DATA
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, Firmware, Identity, Plan, ProvisionStep
 from qup.model.state import State
+from qup.model.user_data import JINJA
 from qup.planner import AUTO, Facts, add_arguments, arch_of, choose_seeder, plan_machine
 from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
@@ -155,6 +156,7 @@ def make_plan(
     )
     seeder = _find_seeder(ctx, config, spec)
     plan = plan_machine(config, facts, identity, plan_nic, seeder.form)
+    _refuse_templates(config.name, plan, spec)
     plan = add_arguments(plan, ctx.plugins.amend(config, ctx.host, plan))
     emulator, system = emulator_for(ctx, plan), ctx.host.system
     template = plan_template(plan, emulator, wanted=settings.templates, system=system)
@@ -210,6 +212,19 @@ def _user_data(ctx: Context, config: MachineConfig) -> str | None:
         return None
     path = ctx.project.root / config.settings.userdata
     return read_text(path, f"machine {config.name}: userdata", limit=MAX_USER_DATA)
+
+
+def _refuse_templates(name: str, plan: Plan, box: BoxSpec) -> None:
+    """User data for cloud-init to fill in is for guests with cloud-init."""
+    if box.cloud_init or not (plan.seed.user_data or "").startswith(JINJA):
+        return
+    raise ConfigError(
+        f"machine {name}: box {box.name} has no cloud-init, which fills in user data that"
+        f" begins with {JINJA!r}",
+        hint="with 'user-data-variables = true' qup itself fills in {{ hostname }} and a few more;"
+        " box debian/12 has cloud-init",
+        machine=name,
+    )
 
 
 def _steps(ctx: Context, config: MachineConfig) -> tuple[ProvisionStep, ...]:

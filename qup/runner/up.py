@@ -6,6 +6,7 @@ the next one.
 
 from __future__ import annotations
 
+import shutil
 import time
 
 from qup.model.config import MachineConfig
@@ -43,6 +44,8 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
     folder = create_folders(ctx.project, config.name)
     with ctx.lock(folder):
         create_folders(ctx.project, config.name)  # somebody may have destroyed it meanwhile
+        if folder.export.exists():  # of an export that was killed: it would hold the machine's lock
+            shutil.rmtree(folder.export, ignore_errors=True)
         ensure_project_id(ctx.project)
         seen = observe(folder)
         if seen.status == BROKEN:

@@ -23,7 +23,7 @@ from tests.conftest import Qup
 
 SPEC = BoxSpec(
     "debian/12", "debian", "x86_64", "1.0", "key", cmdline="console=ttyS0 quiet", efi=True,
-    buses=("virtio", "ide"),
+    buses=("virtio", "ide"), mounts=("9p",), cloud_init=False,
 )  # fmt: skip
 TOLD = {"user": "debian", "seeder": "nocloud", "size": 3 << 30, "made": "2026-11-24"}
 
@@ -48,8 +48,10 @@ def test_what_is_written_is_read() -> None:
     assert told == Packaged(
         arch="x86_64", user="debian", seeder="nocloud", version="2026-11-24",
         cmdline="console=ttyS0 quiet", kernel=True, efi=True, buses=("virtio", "ide"),
+        mounts=("9p",), cloud_init=False,
     )  # fmt: skip
-    applied = told.apply(replace(SPEC, cmdline="", kernel=False, efi=False, buses=(), user="qup"))
+    less = BoxSpec("debian/12", "debian", "x86_64", "1.0", "key", kernel=False)
+    applied = told.apply(less)
     assert applied == replace(SPEC, user="debian", version="2026-11-24")
 
 
@@ -83,6 +85,7 @@ def own(**more: object) -> bytes:
         (own(kernel="yes"), "'kernel'"),
         (own(buses=["nvme"]), "'buses'"),
         (own(buses="virtio"), "'buses'"),
+        (own(mounts=["nfs"]), "'mounts'"),
         (own(arch=["x"]), "'arch'"),
     ],
 )

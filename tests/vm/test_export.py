@@ -18,7 +18,8 @@ import zstandard
 
 from qup.builtin.seeder_vagrant import Vagrant
 from qup.guest.keys import public_half
-from tests.vm.lab import Lab, open_lab
+from tests.vm.lab import Lab, open_lab, wait_until
+from tests.vm.stops import stopped
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -156,6 +157,42 @@ def test_a_box_without_cloud_init(lab: Lab) -> None:
         lab("destroy", "-y", cwd=folder).ok()
 
 
+def assert_untouched(lab: Lab, before: str) -> None:
+    """Nothing runs, the machine is as it was, and nothing lies beside the box that isn't there."""
+    assert wait_until(lambda: not lab.qemus())
+    assert digest(lab.machine() / "disk.qcow2") == before
+    assert lab.status() == "stopped"
+    assert [path.name for path in lab.folder.iterdir() if "whole" in path.name] == []
+
+
+def test_killed_while_it_cleans(lab: Lab) -> None:
+    """The copy's QEMU ends with qup."""
+    before = digest(lab.machine() / "disk.qcow2")
+    with stopped(
+        lab, "box", "export", "default", "whole.box",
+        at="subprocess.Popen", path="-T", after=("subprocess.Popen", "-M"),
+    ) as process:  # fmt: skip
+        assert len(lab.qemus()) == 1
+        process.kill()
+    assert_untouched(lab, before)
+
+
+@pytest.mark.parametrize(("at", "path"), [("os.rename", "/box.img"), ("os.remove", "box.img")])
+def test_killed_while_it_writes_and_tidies_up(lab: Lab, at: str, path: str) -> None:
+    before = digest(lab.machine() / "disk.qcow2")
+    done = lab.folder / "whole.box"
+    with stopped(
+        lab, "box", "export", "default", "whole.box", "--as-is", at=at, path=path
+    ) as process:
+        process.kill()
+    if done.exists():  # what was left to do was tidying up
+        lab("box", "add", "killed/1", "whole.box").ok()
+        for file in (done, done.with_name("whole.box.sha256")):
+            file.unlink()
+    assert_untouched(lab, before)
+    assert (lab.machine() / "export").exists()
+
+
 def test_as_it_is(lab: Lab) -> None:
     """Without cleaning nothing has to boot, and everything is in the box."""
     lab("box", "export", "default", "whole.box", "--as-is", timeout=240).ok()
@@ -164,3 +201,34 @@ def test_as_it_is(lab: Lab) -> None:
         data = io.BytesIO(reader.read())
     with tarfile.open(fileobj=data) as archive:
         assert "box.img" in archive.getnames()
+    assert not (lab.machine() / "export").exists()
+
+
+def test_a_copy_that_can_not_be_cleaned(lab: Lab) -> None:
+    """The first step that fails is named, there is no box, and the machine goes on."""
+    (lab.machine() / "export").mkdir()  # as SIGKILL leaves it
+    lab("up", timeout=240).ok()
+    assert not (lab.machine() / "export").exists()
+    lab.sh("sudo sh -c 'rm -f /etc/machine-id && mkdir /etc/machine-id && sync'")
+    lab("down").ok()
+    done = lab("box", "export", "default", "none.box", timeout=240)
+    assert done.code == 10, done
+    assert "its copy can't be cleaned: /etc/machine-id can't be emptied" in done.stderr
+    assert "--as-is" in done.stderr
+    assert not (lab.folder / "none.box").exists()
+    assert not lab.qemus()
+
+
+def test_a_guest_that_is_told_its_key_only_once(lab: Lab) -> None:
+    """Ignition runs at a disk's first boot: whoever makes a box of it is warned."""
+    folder = lab.box.root / "ignition"
+    folder.mkdir()
+    text = '[machine]\nmemory = "192M"\nseeder = "ignition"\nboot-timeout = "1s"\n'
+    (folder / "Qupfile").write_text(text)
+    try:
+        assert lab("up", cwd=folder).code == 10
+        lab("down", "--force", cwd=folder).ok()
+        done = lab("box", "export", "default", "--as-is", cwd=folder, timeout=240).ok()
+        assert "at its first boot only" in done.stderr
+    finally:
+        lab("destroy", "-y", cwd=folder).ok()

@@ -20,6 +20,10 @@ ln -sf ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 chroot "$root" systemctl --quiet enable systemd-networkd systemd-resolved
 [ -z "$BOX_DISABLED" ] || chroot "$root" systemctl --quiet disable $BOX_DISABLED
 
+# It would offer ssh by vsock, and complains on the console where there is none (Debian 13).
+mkdir -p "$root/etc/systemd/system-generators"
+ln -s /dev/null "$root/etc/systemd/system-generators/systemd-ssh-generator"
+
 # Upgrades in the background take apt's lock and the processor when nobody expects it. e2scrub is
 # for LVM. A new kernel would not be booted: the box has its own.
 chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \

@@ -43,6 +43,8 @@ SUITES = {"12": "bookworm", "13": "trixie"}
 PACKAGES = (
     *("systemd-sysv", "systemd-resolved", "udev", "dbus", "libpam-systemd", "kmod"),
     *("openssh-server", "openssh-client", "cloud-init", "qemu-guest-agent", "sudo"),
+    # sudo asks for the guest's own name; Debian 13's resolved doesn't know it after a change.
+    "libnss-myhostname",
     *("ca-certificates", "iproute2", "netbase", "procps", "less", "e2fsprogs", "rsync"),
     "busybox-static",  # the initrd's
 )
