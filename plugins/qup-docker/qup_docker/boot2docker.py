@@ -17,9 +17,24 @@ from qup_docker.guests import Facts, File
 
 # 30 s were docker-machine's patience, on computers that don't emulate.
 _WAIT = """
-tries=0
+tries=0 absent=0
 until DOCKER_HOST= docker version >/dev/null 2>&1; do
     [ $((tries += 1)) -le 600 ] || exit 1
+    sleep 0.5
+ALIVE
+done
+"""
+# An engine that doesn't like a flag is gone at once. A shell needs a moment to become one.
+_ALIVE = """\
+    if grep -qsx dockerd /proc/[0-9]*/comm; then absent=0; fi
+    [ $((absent += 1)) -le 20 ] || exit 1
+"""
+# At its first boot it makes keys of its own, which takes a minute in emulation, and would write
+# them over ours.
+_SETTLE = """
+tries=0
+while cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -q 'init\\.d/docker start'; do
+    [ $((tries += 1)) -le 1200 ] || exit 1
     sleep 0.5
 done
 """
@@ -34,6 +49,7 @@ class Boot2Docker:
     """The places that boot2docker itself would use (``CERTDIR``)."""
     PROFILE = f"{ROOT}/profile"
     PATHS = (CA, CERTIFICATE, KEY, PROFILE)
+    WAIT = _WAIT.replace("ALIVE", _ALIVE)
 
     def files(
         self,
@@ -65,6 +81,9 @@ class Boot2Docker:
         ]
         return "\n".join(lines) + "\n"
 
+    def settle(self) -> str:
+        return _SETTLE
+
     def restart(self, changed: Sequence[str]) -> str:  # noqa: ARG002
         # It makes a CA's key of its own where there is none, which nobody would use: an empty file
         # keeps it from that. Versions before 18.09 have their PATH from the profile of root.
@@ -75,10 +94,11 @@ for file in client.pem clientkey.pem; do
 done
 /etc/init.d/docker stop
 /etc/init.d/docker start
-{_WAIT}"""
+{self.WAIT}"""
 
     def start(self) -> str:
-        return f"/etc/init.d/docker status >/dev/null 2>&1 || /etc/init.d/docker start\n{_WAIT}"
+        begin = "/etc/init.d/docker status >/dev/null 2>&1 || /etc/init.d/docker start"
+        return f"{begin}\n{self.WAIT}"
 
     def complain(self) -> str:
         return "tail -n 40 /var/lib/boot2docker/log/docker.log /var/log/docker.log 2>/dev/null\n"
@@ -91,6 +111,7 @@ class RancherOs:
     CA, CERTIFICATE, KEY = f"{ROOT}/ca.pem", f"{ROOT}/server.pem", f"{ROOT}/server-key.pem"
     CONFIG = f"{ROOT}/docker"
     PATHS = (CA, CERTIFICATE, KEY, CONFIG)
+    WAIT = _WAIT.replace("ALIVE", "")
 
     def files(
         self,
@@ -123,11 +144,14 @@ class RancherOs:
             self.CONFIG: File("\n".join(lines) + "\n"),
         }
 
+    def settle(self) -> str:
+        return ""
+
     def restart(self, changed: Sequence[str]) -> str:  # noqa: ARG002
-        return f"system-docker restart docker\n{_WAIT}"
+        return f"system-docker restart docker\n{self.WAIT}"
 
     def start(self) -> str:
-        return f"system-docker start docker >/dev/null\n{_WAIT}"
+        return f"system-docker start docker >/dev/null\n{self.WAIT}"
 
     def complain(self) -> str:
         return "system-docker logs --tail 40 docker 2>&1\n"

@@ -28,6 +28,9 @@ say user "${SUDO_USER:-root}"
 say groups "$(id -Gn "${SUDO_USER:-root}")"
 say engine "$(find dockerd)"
 say apt "$(find apt-get)"
+say half "$(sed -n '/^Package: \\(docker.io\\|containerd\\|runc\\|iptables\\|apparmor\\)$/{
+    n; / \\(unpacked\\|half-[a-z]*\\)$/{ p; q; }
+}' /var/lib/dpkg/status 2>/dev/null)"
 say parser "$(find apparmor_parser)"
 say apparmor "$(first /sys/module/apparmor/parameters/enabled)"
 if [ -d /run/systemd/system ]; then
@@ -113,6 +116,9 @@ class Family(Protocol):
         Raises:
             ProvisionError: an option can't be told this kind of guest.
         """
+
+    def settle(self) -> str:
+        """A script that waits for whoever else writes these files."""
 
     def restart(self, changed: Sequence[str]) -> str:
         """A script that makes the engine read these files, and ends when it listens."""

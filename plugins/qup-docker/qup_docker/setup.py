@@ -32,7 +32,8 @@ def set_up(options: Any, guest: Guest, report: Report) -> None:
     if isinstance(family, Systemd) and needs_installation(facts):
         install(guest, facts, options, report)
         facts = look(guest, PATHS)
-    made = keep_credentials(guest.folder, guest.name, [*facts.names, *options.names])
+    names = [*facts.names, *find_way(guest), *options.names]
+    made = keep_credentials(guest.folder, guest.name, names)
     for what in made.made:
         report(f"certificate made: {what}")
     files = family.files(facts, options, made.ca, made.certificate, made.key)
@@ -40,8 +41,9 @@ def set_up(options: Any, guest: Guest, report: Report) -> None:
     if changed:
         for path in changed:
             report(f"{'changed' if path in facts.digests else 'new'}: {path}")
-        report("starting the engine anew")
-        script = write_files({path: files[path] for path in changed})
+        again = " anew" if facts.get("active") == "active" else ""
+        report(f"starting the engine{again}")
+        script = family.settle() + write_files({path: files[path] for path in changed})
         start(guest, family, script + family.restart(changed))
     elif facts.get("active") != "active":
         start(guest, family, family.start())
@@ -69,10 +71,23 @@ def choose_family(facts: Facts) -> Family:
     )
 
 
+def find_way(guest: Guest) -> list[str]:
+    """The address at which this computer reaches the engine, if it does: the guest's own, or one
+    of this computer that a forward of the Qupfile names.
+    """
+    try:
+        return [guest.reach(PORT)[0]]
+    except MachineError:
+        return []  # knock() says so, when all else is done
+
+
 def needs_installation(facts: Facts) -> bool:
-    """Whether there is no engine, or none that could start a container."""
+    """Whether there is no engine, none that could start a container, or half of one: what apt was
+    doing when it was killed.
+    """
     lacks_parser = facts.get("apparmor") == "Y" and not facts.get("parser")
-    return not facts.get("engine") or bool(lacks_parser and facts.get("apt"))
+    incomplete = lacks_parser or facts.get("half")
+    return not facts.get("engine") or bool(incomplete and facts.get("apt"))
 
 
 def install(guest: Guest, facts: Facts, options: Any, report: Report) -> None:

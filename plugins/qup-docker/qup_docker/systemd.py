@@ -16,7 +16,7 @@ CA, CERTIFICATE, KEY = (f"{TLS}/{name}.pem" for name in ("ca", "server", "server
 DAEMON = "/etc/docker/daemon.json"
 KEYS = "/etc/docker/qup.json"
 """Which keys of ``daemon.json`` are qup's, so that one that leaves the Qupfile leaves the file."""
-NAME = "docker.service"
+NAME, SOCKET = "docker.service", "docker.socket"
 UNIT = f"/etc/systemd/system/{NAME}.d/qup.conf"
 PATHS = (CA, CERTIFICATE, KEY, DAEMON, KEYS, UNIT)
 
@@ -25,6 +25,12 @@ PACKAGES = ("docker.io", "apparmor")
 container starts there."""
 CLIENT_PACKAGE = "docker-cli"
 """Since Debian 13 the engine comes without the client, through which ``docker -H ssh://`` goes."""
+
+PATIENCE = 600
+"""Seconds that apt waits for another one: a guest may bring itself up to date when it boots."""
+
+MASKS = "/run/systemd/system"
+"""Where ``systemctl --runtime mask`` puts its links."""
 
 LISTEN = "-H tcp://0.0.0.0:2376 --tlsverify"
 
@@ -48,10 +54,13 @@ class Systemd:
             found[KEYS] = File(json.dumps(sorted(keys)) + "\n")
         return found
 
+    def settle(self) -> str:
+        return ""
+
     def restart(self, changed: Sequence[str]) -> str:
         lines = ["set -eu"]
         if UNIT in changed:
-            lines.append("systemctl daemon-reload")
+            lines += [_UNMASK, "systemctl daemon-reload"]
         # A new CA is a new machine. The engine's id is told to others, and one that a template or
         # another machine's disk has brought would be two engines'.
         if CA in changed:
@@ -147,8 +156,16 @@ def merge_daemon(daemon: str, old: str, keys: Mapping[str, Any]) -> str:
     return json.dumps({**kept, **keys}, indent=2, sort_keys=True) + "\n"
 
 
+_UNMASK = f"""for unit in {NAME} {SOCKET}; do
+    [ ! {MASKS}/$unit -ef /dev/null ] || rm -f {MASKS}/$unit
+done"""
+
+
 def write_installation(facts: Facts) -> str | None:
     """A script that installs an engine; None where we know of no way.
+
+    The engine is not started by its package: it would be started twice, the first time for
+    nobody. Masks in /run are gone after a boot, whatever becomes of this script.
 
     Recommended packages are left out: the engine's are tools for building that few use in a guest.
     """
@@ -156,8 +173,17 @@ def write_installation(facts: Facts) -> str | None:
         return None
     return f"""set -e
 export DEBIAN_FRONTEND=noninteractive
+unmask() {{
+    {_UNMASK}
+    systemctl daemon-reload
+}}
+trap unmask EXIT
+trap 'exit 1' HUP INT TERM
+systemctl --quiet --runtime mask {NAME} {SOCKET}
+dpkg --configure -a
 apt-get -q update
 client=
 ! apt-cache show {CLIENT_PACKAGE} >/dev/null 2>&1 || client={CLIENT_PACKAGE}
-apt-get -q install --yes --no-install-recommends {shlex.join(PACKAGES)} $client
+apt-get -q install --yes --no-install-recommends -o DPkg::Lock::Timeout={PATIENCE} \\
+    {shlex.join(PACKAGES)} $client
 """

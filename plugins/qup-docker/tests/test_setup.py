@@ -219,6 +219,18 @@ def test_another_address_makes_another_certificate(guest: FakeGuest) -> None:
     assert "engine-id" not in scripts(guest)[-1]
 
 
+def test_the_certificate_is_good_for_where_a_forward_is(guest: FakeGuest) -> None:
+    step(guest)
+    answer(guest, after(guest))
+    guest.ways = {2376: ("127.0.0.2", 4000)}
+    said = step(guest)
+    assert said[0] == "certificate made: server (it lacks 127.0.0.2)"
+    assert "changed: /etc/docker/tls/server.pem" in said
+    guest.ways.clear()
+    with pytest.raises(ProvisionError, match="doesn't answer: no port of this computer"):
+        step(guest)
+
+
 def test_options_come_and_go(guest: FakeGuest) -> None:
     given = {"labels": {"role": "build"}, "options": {"log-driver": "local"}}
     step(guest, **given, env={"HTTPS_PROXY": 'http://a"b%c'})
@@ -321,6 +333,16 @@ def test_an_engine_is_installed(guest: FakeGuest) -> None:
     assert "installing Docker's engine in Debian GNU/Linux 12 (bookworm)" in said
     (words,) = [words for words in guest.ran if "apt-get -q install" in str(words)]
     assert "docker.io apparmor" in words[-1]
+    # It starts once, when it has been told who may speak to it.
+    assert words[-1].index("mask docker.service docker.socket") < words[-1].index("apt-get")
+    assert "trap unmask EXIT" in words[-1]
+    assert scripts(guest)[0].count("systemctl restart docker.service") == 1
+
+
+def test_what_apt_has_left_half_done_is_finished() -> None:
+    half = DEBIAN.replace("parser=", "half=Status: install ok unpacked\nparser=")
+    assert setup.needs_installation(parse_facts(half))
+    assert not setup.needs_installation(parse_facts(half.replace("apt=/usr/bin/apt-get", "apt=")))
 
 
 def test_apparmor_without_its_parser_is_mended() -> None:
