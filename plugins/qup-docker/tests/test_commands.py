@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 from qup.api import HostError, MachineError, QupError
 from tests.conftest import Sandbox, run_qup
 
+GOLDEN = Path(__file__).parent / "golden"
+PLACE = "/home/me/project/.qup/machines/web/provisioners/docker"
+
 
 @dataclass
 class Machine:
@@ -82,6 +85,45 @@ def test_the_shell_is_the_users(machine: Machine) -> None:
     assert said("env", "--shell", "cmd", SHELL="/bin/sh").startswith("SET DOCKER_TLS_VERIFY=1\n")
     assert f'export DOCKER_CERT_PATH="{machine.own}"\n' in said("env", "web", SHELL="/bin/sh")
     assert said("env", SHELL="/bin/sh").endswith(" docker env)\n")
+
+
+NO_PROXY = {
+    "bash": 'export NO_PROXY="127.0.0.1"\n',
+    "fish": 'set -gx NO_PROXY "127.0.0.1";\n',
+    "powershell": '$Env:NO_PROXY = "127.0.0.1"\n',
+    "cmd": "SET NO_PROXY=127.0.0.1\n",
+    "tcsh": 'setenv NO_PROXY "127.0.0.1";\n',
+    "emacs": '(setenv "NO_PROXY" "127.0.0.1")\n',
+}
+UNSET_NO_PROXY = {
+    "bash": "unset NO_PROXY\n",
+    "fish": "set -e NO_PROXY;\n",
+    "powershell": "Remove-Item Env:\\\\NO_PROXY\n",
+    "cmd": "SET NO_PROXY=\n",
+    "tcsh": "unsetenv NO_PROXY;\n",
+    "emacs": '(setenv "NO_PROXY" nil)\n',
+}
+
+
+@pytest.mark.parametrize("shell", NO_PROXY)
+def test_all_that_is_printed(machine: Machine, shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte by byte, for each shell, as docker-machine has it."""
+    monkeypatch.setattr(sys, "argv", ["qup", "docker", "env", "web"])
+    plain = {"SHELL": f"/usr/bin/{shell}", "no_proxy": None, "NO_PROXY": None}
+    setting, removal = (
+        (GOLDEN / f"{shell}{suffix}.txt").read_text().replace(PLACE, str(machine.own))
+        for suffix in ("", "-unset")
+    )
+    setting = setting.replace(":40001", ":4000")
+    assert said("env", "web", **plain) == setting
+    assert said("env", "-u", **plain) == removal
+    # The two lines of the hint come last.
+    lines = setting.splitlines(keepends=True)
+    wanted = "".join([*lines[:-2], NO_PROXY[shell], *lines[-2:]])
+    assert said("env", "--no-proxy", "web", **plain) == wanted
+    lines = removal.splitlines(keepends=True)
+    wanted = "".join([*lines[:-2], UNSET_NO_PROXY[shell], *lines[-2:]])
+    assert said("env", "-u", "--no-proxy", **plain) == wanted
 
 
 def test_no_shell_to_write_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

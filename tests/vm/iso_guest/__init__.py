@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,18 @@ MODULES = (
     *("sr_mod", "isofs", "crc32c_generic", "ext4", "9pnet_virtio", "9p", "evdev", "button"),
     "pvpanic_pci",
 )
+ENGINE = {
+    "/usr/bin/openssl": "/usr/bin/openssl",
+    "/usr/bin/setuidgid": contents.ROOT_HELPER,
+}
+"""What else it takes to stand in for a Docker engine, and to be root by sudo."""
+SCRIPTS = {
+    "dockerd": "/usr/bin/dockerd",
+    "docker": "/usr/bin/docker",
+    "init.d-docker": "/etc/init.d/docker",
+    "system-docker": "/usr/bin/system-docker",
+}
+"""Where the files of ``engine/`` are in the guest."""
 USERS = {"root": 0, "docker": 1000, "rancher": 1100}
 
 
@@ -54,26 +66,29 @@ def require_tools() -> None:
         pytest.skip(f"needs {', '.join(missing)}: see tests/packages.txt")
 
 
-def make_iso(cache: Path, target: Path, label: str, **words: str) -> Path:
+def make_iso(cache: Path, target: Path, label: str, *, engine: bool = False, **words: str) -> Path:
     """An ISO that boots the guest.
 
     Args:
         cache: where the parts are kept.
         target: the ISO.
         label: its volume label.
+        engine: whether there is something in the place of Docker's engine.
         words: for the kernel's command line: ``guest``, ``version``, ``broken``.
     """
     parts = ensure_parts(cache)
     cmdline = " ".join(f"{key}={value}" for key, value in words.items())
     tree = target.with_suffix(".tree")
     tree.mkdir()
+    roots = ["initrd", "engine"] if engine else ["initrd"]
+    initrd = ",".join(f"/{name}" for name in roots)
     (tree / "isolinux.cfg").write_text(
         "SERIAL 0 115200\nDEFAULT guest\nPROMPT 0\nTIMEOUT 0\nLABEL guest\n"
-        "  KERNEL /vmlinuz\n  INITRD /initrd\n"
+        f"  KERNEL /vmlinuz\n  INITRD {initrd}\n"
         f"  APPEND console=ttyS0 quiet panic=-1 cryptomgr.notests no_timer_check mitigations=off"
         f" {cmdline}\n"
     )
-    for name in ("vmlinuz", "initrd"):
+    for name in ("vmlinuz", *roots):
         (tree / name).hardlink_to(parts / name)
     for path in (LOADER, LIBRARY):
         shutil.copy(path, tree)
@@ -92,7 +107,7 @@ def make_iso(cache: Path, target: Path, label: str, **words: str) -> Path:
 
 def ensure_parts(cache: Path) -> Path:
     """The kernel and the first root of the guest; made by whoever comes first."""
-    sources = [Path(__file__), HERE / "init"]
+    sources = [Path(__file__), HERE / "init", *sorted((HERE / "engine").iterdir())]
     key = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     folder = cache / "iso-guest" / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -107,8 +122,13 @@ def ensure_parts(cache: Path) -> Path:
 
 
 def build_parts(folder: Path) -> None:
-    """Make ``vmlinuz`` and ``initrd`` out of Debian's packages."""
-    with debs.open_apt("amd64", folder, print) as apt, own_programs():
+    """Make ``vmlinuz``, ``initrd`` and ``engine`` out of Debian's packages."""
+    roots = (*recipe.ROOTS, "openssl")
+    with (
+        debs.open_apt("amd64", folder, print) as apt,
+        own_programs(PROGRAMS | ENGINE),
+        mock.patch.object(recipe, "ROOTS", roots),
+    ):
         images, fetched = recipe.fetch_packages(apt, MACHINE, print)
         boot: dict[str, Entry] = {}
         for name in images:
@@ -118,23 +138,47 @@ def build_parts(folder: Path) -> None:
             for name, deb in fetched.items()
             if name not in images
         }
-        box, _ = contents.assemble(files, MACHINE)
+        whole, _ = contents.assemble(files, MACHINE)
+        with own_programs(PROGRAMS):
+            box, _ = contents.assemble(files, MACHINE)
     release = next(path for path in boot if path.startswith("/boot/vmlinuz-"))[14:]
-    tree = Tree()
-    for path, entry in box.items():
-        if entry.mode & 0o170000 == 0o100000:
-            tree.add_file(path.removeprefix("/box"), entry.data, entry.mode & 0o7777, entry.group)
-        elif entry.mode & 0o170000 == 0o120000:
-            tree.add_link(path.removeprefix("/box"), entry.data.decode())
+    tree = unbox(box.items())
     add_modules(tree, boot, release)
     add_files(tree)
     (folder / "vmlinuz").write_bytes(boot[f"/boot/vmlinuz-{release}"].data)
     (folder / "initrd").write_bytes(tree.to_cpio())
+    more = unbox(pair for pair in whole.items() if pair[0] not in box)
+    add_engine(more)
+    (folder / "engine").write_bytes(more.to_cpio())
+
+
+def unbox(box: Iterable[tuple[str, Entry]]) -> Tree:
+    """What is below ``/box``, as a root of its own."""
+    tree = Tree()
+    for path, entry in box:
+        if entry.mode & 0o170000 == 0o100000:
+            tree.add_file(path.removeprefix("/box"), entry.data, entry.mode & 0o7777, entry.group)
+        elif entry.mode & 0o170000 == 0o120000:
+            tree.add_link(path.removeprefix("/box"), entry.data.decode())
+    return tree
+
+
+def add_engine(tree: Tree) -> None:
+    """What stands in for Docker's engine, and users who may be root; unpacked over the rest."""
+    for name, target in SCRIPTS.items():
+        tree.add_file(target, (HERE / "engine" / name).read_bytes(), 0o755)
+    sudo = Path(contents.__file__).parent / "guest/root/usr/bin/sudo"
+    tree.add_file("/usr/bin/sudo", sudo.read_bytes(), 0o755)
+    tree.add_directory("/var/log")
+    tree.add_link("/var/run", "../run")
+    groups = ["root:x:0:", "docker:x:1000:rancher", "rancher:x:1100:"]
+    groups += [f"sudo:x:{contents.SUDO_GROUP}:docker,rancher", ""]
+    tree.add_file("/etc/group", "\n".join(groups).encode())
 
 
 @contextmanager
-def own_programs() -> Iterator[None]:
-    with mock.patch.object(contents, "PROGRAMS", PROGRAMS):
+def own_programs(programs: Mapping[str, str]) -> Iterator[None]:
+    with mock.patch.object(contents, "PROGRAMS", programs):
         yield
 
 
