@@ -57,6 +57,8 @@ remove /etc/ssh/ssh_host_* /etc/dropbear/*host*
 [ -L /var/lib/dbus/machine-id ] || remove /var/lib/dbus/machine-id
 [ ! -f /etc/hosts ] || sed "/^$begin\$/,/^$end\$/d" /etc/hosts | refill /etc/hosts
 remove /var/lib/qup/* /etc/profile.d/qup* /etc/docker/key.json /var/lib/docker/engine-id
+# A Docker host's key, and who may speak to it: without them its engine listens in the guest alone.
+remove /etc/docker/tls /etc/systemd/system/docker.service.d/qup.conf
 remove /var/lib/systemd/random-seed /var/lib/systemd/credential.secret /var/lib/urandom/random-seed \
     /boot/loader/random-seed /boot/efi/loader/random-seed /efi/loader/random-seed
 
