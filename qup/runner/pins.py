@@ -109,9 +109,11 @@ def write_pins(project: Project, pins: Iterable[Pin]) -> None:
 
 
 def pin_of(box: Box) -> Pin | None:
-    """What a box would be pinned to; None for one that is made here or was found as a file."""
+    """What a box would be pinned to; None for one that is made here or was found as a file, and
+    for an ISO that is asked for as the newest release.
+    """
     url, sha256, size = (box.details.get(key) for key in ("url", "sha256", "size"))
-    if box.spec.iso or not (isinstance(url, str) and isinstance(sha256, str)):
+    if "release" in box.details or not (isinstance(url, str) and isinstance(sha256, str)):
         return None
     return Pin(box.spec.name, box.spec.arch, url, sha256, size if isinstance(size, int) else 0)
 

@@ -15,6 +15,7 @@ from qup.runner.changes import note_box
 from qup.runner.context import Context
 from qup.runner.materials import describe_box, fetch_box
 from qup.runner.observe import BROKEN, SUSPENDED, observe
+from qup.runner.pins import pin_box
 from qup.runner.prepare import find_box
 from qup.runner.stop import down
 from qup.runner.up import check_start, up
@@ -87,7 +88,7 @@ def _require_machine(config: MachineConfig, folder: MachineFolder) -> State:
 def _newest(ctx: Context, machine: str, spec: BoxSpec, cached: Box | None) -> Box:
     """The newest ISO, fetched if it isn't here yet."""
     if cached is None:
-        return fetch_box(ctx, machine, spec)
+        return fetch_box(ctx, machine, spec, again=True)
     ask = getattr(ctx.plugins.box_sources[spec.source], "newer", None)
     news = ask(cached, ctx.project.root) if ask is not None else None
     if news is None:
@@ -168,3 +169,5 @@ class _Change:
             if state is not None:
                 write_state(self.folder, replace(state, box=name, box_digest=digest))
                 note_box(self.folder, name)
+        if (box := self.ctx.boxes.get(digest)) is not None:
+            pin_box(self.ctx, self.name, replace(box, spec=replace(box.spec, name=name)))

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Qup
-from tests.fakes.web import Web, serve
+from tests.fakes.web import File, Web, serve
 
 
 @pytest.fixture
@@ -166,6 +166,34 @@ def test_what_a_server_sends_instead(
     if word:
         assert word in done.stderr
     assert json.loads(qup("box", "list", "--json").ok().stdout)["boxes"] == []
+
+
+SHORT = {"QUP_DOWNLOAD_TIMEOUT": "0.2"}
+
+
+@pytest.mark.parametrize(
+    ("file", "word"),
+    [
+        (File(location="/a.img"), "redirects in circles"),
+        (File(location="file:///etc/passwd"), "no http or https"),
+        (File(bytes(1 << 20), claims=2 << 20, ranges=False), "breaks off after 1M"),
+        (File(bytes(1 << 20), pace=30), "stalled: nothing came for 0.2 s"),
+        (File(bytes(1 << 20), claims=1 << 60), "the most is 64G"),
+    ],
+    ids=["a circle", "a file", "a lie", "silence", "a petabyte"],
+)
+def test_servers_that_lead_nowhere(
+    qup: Qup, project: Callable[..., Path], web: Web, file: File, word: str
+) -> None:
+    """Each ends soon, says why, and leaves no box; the next command works."""
+    web.files["/a.img"] = file
+    folder = project()
+    done = qup("box", "build", web.url("/a.img"), env=SHORT)
+    assert done.code == 8, done
+    assert "Traceback" not in done.stderr
+    assert word in done.stderr.partition("error: ")[2]
+    assert json.loads(qup("box", "list", "--json").ok().stdout)["boxes"] == []
+    assert [path.name for path in folder.iterdir()] == ["Qupfile"]
 
 
 def test_plain_http_needs_a_digest(qup: Qup, project: Callable[..., Path]) -> None:

@@ -157,6 +157,25 @@ def test_by_address(qup: Qup, folder: Path, web: Web) -> None:
     assert len(web.requests("/x/b2d.iso")) == 1
 
 
+def test_an_address_is_pinned(qup: Qup, folder: Path, web: Web) -> None:
+    """Another file at that address is refused until somebody asks for it."""
+    web.put("/x.iso", OLD)
+    url = web.url("/x.iso")
+    (folder / "Qupfile").write_text(f'[machine]\nbox = "{url}"\n')
+    qup("box", "update").ok()
+    pinned = (folder / "qup.lock").read_text()
+    assert hashlib.sha256(OLD).hexdigest() in pinned
+    assert f"size = {len(OLD)}" in pinned
+    web.put("/x.iso", NEW)
+    qup("box", "rm", url).ok()
+    done = qup("box", "build", url)
+    assert done.code == 8
+    assert "has changed since qup.lock was written" in done.stderr
+    assert f"'qup box update {url}'" in done.stderr
+    qup("box", "update").ok()
+    assert hashlib.sha256(NEW).hexdigest() in (folder / "qup.lock").read_text()
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_a_pinned_address(qup: Qup, folder: Path, web: Web, right: bool) -> None:
     web.put("/b2d.iso", NEW if right else OLD)

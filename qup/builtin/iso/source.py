@@ -208,8 +208,8 @@ def fetch_url(url: str, target: Path, digest: str | None, report: Report) -> dic
     found = download(url, target, digest=digest, report=report)
     if found.vouched is None:
         report(
-            f"nobody says what digest {redact_url(url)} should have; to pin it, write"
-            f" '#sha256={found.sha256}' behind its address"
+            f"nobody says what digest {redact_url(url)} should have: trusting it this once; to say"
+            f" so yourself, write '#sha256={found.sha256}' behind its address"
         )
     return remember(found)
 
@@ -231,6 +231,7 @@ def remember(found: Downloaded) -> dict[str, object]:
         "etag": found.etag,
         "last_modified": found.last_modified,
         "sha256": found.sha256,
+        "size": found.size,
         "vouched": found.vouched,
     }
 
