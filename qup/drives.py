@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from qup.errors import ConfigError
 from qup.model.box import BoxSpec
-from qup.model.config import MachineConfig, name_disk
 from qup.model.drives import CDROM, DEFAULT, FURTHER, IDE, ide_places, is_sata
 from qup.model.plan import Disk
 from qup.model.seed import SeedForm
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 DISK_SERIAL = "qup-disk"
 SEED_SERIAL = "qup-seed"
@@ -69,7 +72,7 @@ def _own_disks(config: MachineConfig, box: BoxSpec, seed: SeedForm) -> Iterator[
 
 def _further_disks(config: MachineConfig, formats: Mapping[str, str]) -> Iterator[Disk]:
     for index, disk in enumerate(config.settings.disks):
-        name = name_disk(disk, index)
+        name = disk.name_at(index)
         yield Disk(
             role=FURTHER + name,
             serial=name,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from qup.model.box import BoxSpec
-from qup.model.config import FolderSettings, MachineConfig
 from qup.model.folders import AUTO, COPY, FolderPlan, FolderRequest, Share
+
+if TYPE_CHECKING:
+    from qup.model.config import FolderSettings, MachineConfig
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup.drives import plan_disks
 from qup.errors import ConfigError
 from qup.folders import FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.cloud_config import add_script, write_cloud_config
-from qup.model.config import MachineConfig, NetworkUse
 from qup.model.display import NONE, parse_display
 from qup.model.drives import DEFAULT, FURTHER, VIRTIO
 from qup.model.folders import FolderPlan
@@ -31,6 +30,9 @@ from qup.model.plan import (
 from qup.model.seed import NOBODY, SeedForm
 from qup.model.units import MIB, format_size
 from qup.model.user_data import fill, find_fault
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig, NetworkUse
 
 AUTO = "auto"
 USER_STACK = "user"

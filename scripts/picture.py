@@ -19,9 +19,9 @@ import sys
 import termios
 from pathlib import Path
 
-from rich.console import Console  # noqa: TID251, TID253  it draws what qup's own wrote
-from rich.terminal_theme import TerminalTheme  # noqa: TID251, TID253
-from rich.text import Text  # noqa: TID251, TID253
+from rich.console import Console  # noqa: TID251  it draws what qup's own wrote
+from rich.terminal_theme import TerminalTheme  # noqa: TID251
+from rich.text import Text  # noqa: TID251
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "examples" / "hello"

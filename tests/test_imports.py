@@ -1,8 +1,14 @@
-"""Plugins, built in or not, see nothing of qup but ``qup.api``."""
+"""Plugins, built in or not, see nothing of qup but ``qup.api``; and no verb loads what it can do
+without.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +48,32 @@ def test_a_plugin_imports_the_api_alone(path: Path) -> None:
         # One plugin may be several modules.
         found = {name for name in found if not name.startswith("qup.builtin.")}
     assert found <= {"qup.api"}
+
+
+SLOW = (
+    "cryptography", "http.client", "importlib.metadata", "pluggy", "pycdlib", "pydantic", "rich",
+    "qup.model.config", "qup.planner", "qup.plugins", "qup.qupfile",
+)  # fmt: skip
+"""What is for reading a Qupfile, for planning and for making: each some or many milliseconds."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "list", "ssh-config", "ip", "logs", "down", "kill", "destroy -y", "snapshot list"],
+)
+def test_a_verb_that_needs_no_qupfile_loads_nothing_slow(
+    words: str, project: Callable[..., Path]
+) -> None:
+    project("[machine]\n")
+    code = (
+        "import sys; from qup.cli.main import run; run(sys.argv[2:]);"
+        "print(*set(sys.argv[1].split()) & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, " ".join(SLOW), *words.split()],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1] == ""

@@ -251,8 +251,8 @@ def _describe_folders(item: Plan) -> dict[str, str]:
 
 def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) -> None:
     from qup.qemu.argv import build, shell_command
+    from qup.runner.firmware import find_firmware
     from qup.runner.layout import layout_for
-    from qup.runner.prepare import find_firmware
 
     runtime = runtime_folder(item.identity.id)
     folder = context.project.machine(name)

@@ -22,7 +22,6 @@ from qup.model.display import NONE
 from qup.model.fields import (
     MAX_CPUS,
     MAX_DISKS,
-    MAX_USER_DATA,
     BoxName,
     CacheName,
     CloudInit,
@@ -45,6 +44,7 @@ from qup.model.fields import (
 from qup.model.folders import AUTO, MAX_FOLDERS
 from qup.model.network import Seat
 from qup.model.settings import summarize
+from qup.model.user_data import MAX_USER_DATA
 
 
 class SshSettings(Settings):
@@ -133,6 +133,10 @@ class DiskSettings(Settings):
             raise ValueError(f"{units.shorten(self.image)} is a URL: an image is a file here")
         return self
 
+    def name_at(self, index: int) -> str:
+        """Its name; a disk without is called after its place in the list, from 0."""
+        return self.name or f"disk{index + 1}"
+
 
 class FolderSettings(Settings):
     """``[[machine.folders]]``"""
@@ -169,11 +173,6 @@ class FolderSettings(Settings):
             if pattern.startswith("!") or not pattern.strip("/"):
                 raise ValueError(f"{pattern!r} is no pattern of what is left out")
         return self
-
-
-def name_disk(disk: DiskSettings, index: int) -> str:
-    """A further disk's name; one without is called after its place in the list, from 0."""
-    return disk.name or f"disk{index + 1}"
 
 
 class MachineSettings(Settings):

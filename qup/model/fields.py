@@ -47,7 +47,6 @@ MAX_MEMORY = 4 * units.TIB
 MAX_DISK = 64 * units.TIB
 MAX_CPUS = 1024
 MAX_GUEST_PATH = 1024
-MAX_USER_DATA = 512 * units.KIB
 
 
 def json_pattern(pattern: re.Pattern[str]) -> str:

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from qup.model.units import KIB
+
 JINJA = "## template: jinja"
 """The first line of user data that cloud-init makes from a template ("Jinja templates" in its
 documentation)."""
-
+MAX_USER_DATA = 512 * KIB
 VARIABLES = {
     "machine": "the machine's name",
     "hostname": "the guest's name",

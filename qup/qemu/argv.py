@@ -69,7 +69,7 @@ class Layout:
         memory: what the guest's memory is; None for QEMU's own way.
         incoming: the guest's state comes by the monitor (``migrate-incoming``).
         unpluggable: network cards are connected through hubs, so that what is behind them can
-            be taken away before the guest is saved (:func:`qup.qemu.migration.unplug_networks`).
+            be taken away before the guest is saved (:func:`qup.qemu.cards.unplug_networks`).
         inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that don't read it from a CD.
         folders: where QEMU finds each folder that it serves (``folder0``).

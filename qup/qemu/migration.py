@@ -16,9 +16,6 @@ from typing import Any, Protocol
 
 from qup.errors import MachineError
 from qup.files import explain_os_error
-from qup.model.network import NOWHERE
-from qup.model.plan import Plan
-from qup.qemu.argv import netdev_name
 from qup.qemu.qmp import CommandFailed, MonitorError, QmpEvent
 
 UNLIMITED = 1 << 40
@@ -70,20 +67,6 @@ def save_state(monitor: Monitor, path: Path, *, timeout: float, whole: bool = Fa
     except OSError as exc:
         raise explain_os_error("make", path, exc) from exc
     _migrate(monitor, handle, ("stop", "migrate"), timeout, whole=whole)
-
-
-def unplug_networks(monitor: Monitor, plan: Plan) -> None:
-    """Take away what the cards of a guest are connected to, whose cards are behind hubs.
-
-    QEMU's user network keeps leases and connections of its own and saves them with the guest;
-    those would be another machine's.
-
-    Raises:
-        CommandFailed: QEMU refuses.
-    """
-    for index, nic in enumerate(plan.nics):
-        if nic.plan.netdev["type"] != NOWHERE:
-            monitor.execute("netdev_del", {"id": netdev_name(index)})
 
 
 def load_state(monitor: Monitor, path: Path, *, timeout: float, whole: bool = False) -> None:

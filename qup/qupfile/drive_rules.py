@@ -6,7 +6,7 @@ import os.path
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from qup.model.config import DiskSettings, MachineSettings, QemuSettings, name_disk
+from qup.model.config import DiskSettings, MachineSettings, QemuSettings
 from qup.model.drives import DIRECT_MODES
 from qup.qupfile.layers import Stack
 from qup.qupfile.problems import Collector
@@ -46,7 +46,7 @@ def _check_modes(
 def _check_names(disks: tuple[DiskSettings, ...], stack: Stack, problems: Collector) -> None:
     taken: set[str] = set()
     for index, disk in enumerate(disks):
-        name = name_disk(disk, index)
+        name = disk.name_at(index)
         if name in taken:
             key = "name" if disk.name else "image" if disk.image else "size"
             message = f"two disks are called {name!r}"
@@ -77,7 +77,7 @@ def _check_sharing(
                 stacks[use.machine].problem(
                     ("disks", use.place, "image"),
                     f"two disks can't be one image that is written to: {whom} as"
-                    f" {name_disk(other.disk, other.place)!r}",
+                    f" {other.disk.name_at(other.place)!r}",
                     hint="'read-only = true' for all of them, or a copy for each",
                 )
             )

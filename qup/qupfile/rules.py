@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from qup.model.config import Config, DiskSettings, name_disk
+from qup.model.config import Config, DiskSettings
 from qup.model.display import Display, VncAddress, explain_distrust, parse_display
 from qup.model.network import ANY_ADDRESS, Forward
 from qup.model.units import shorten
@@ -66,7 +66,7 @@ def find_untrusted(
             found.append(Untrusted(name, "qemu.display", _show(shown)))
         for index, disk in enumerate(machine.settings.disks):
             if reason := _reaches_out(disk):
-                title = name_disk(disk, index)
+                title = disk.name_at(index)
                 text = f"{_show(json.dumps(disk.image))} (disk {title!r}, {reason})"
                 found.append(Untrusted(name, "disks", text))
         for folder in machine.settings.folders:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from qup.files import write_atomic
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.paths import MachineFolder
 from qup.planner import describe_change, describe_obstacles, take_forwards
 from qup.runner.context import Context
 from qup.runner.display import keep_display
+from qup.runner.stored_plan import read_plan, write_plan
 
-
-def read_plan(folder: MachineFolder) -> dict[str, Any]:
-    """The plan of the newest start; empty if there is none that can be read."""
-    try:
-        stored = json.loads(folder.plan.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
-
-
-def write_plan(folder: MachineFolder, data: Mapping[str, Any]) -> None:
-    """Keep a plan that was carried out."""
-    write_atomic(folder.plan, json.dumps(data, indent=2) + "\n", durable=False)
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 def tell_changes(
@@ -65,13 +52,6 @@ def tell_changes(
             hint=f"'qup upgrade {folder.name}' boots it from that and keeps its disk",
         )
     tell_obstacles(ctx, folder, wanted)
-
-
-def note_box(folder: MachineFolder, name: str) -> None:
-    """Write down that a machine has another box since its newest start."""
-    stored = read_plan(folder)
-    if isinstance(stored.get("box"), dict):
-        write_plan(folder, {**stored, "box": {**stored["box"], "name": name}})
 
 
 def tell_obstacles(ctx: Context, folder: MachineFolder, wanted: Mapping[str, Any]) -> None:

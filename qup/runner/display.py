@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup.host import LocalHost
-from qup.model.config import MachineConfig
 from qup.model.display import (
     AUTO,
     NONE,
@@ -27,6 +26,9 @@ from qup.model.display import (
 from qup.model.plan import Plan
 from qup.paths import SOCKET_PATH_LIMIT
 from qup.runner.context import Context
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 Problems = Iterator[tuple[str, str | None]]
 """What is wrong, and what to do about it."""

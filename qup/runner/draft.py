@@ -26,7 +26,8 @@ from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
 from qup.model.units import format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
-from qup.qemu.migration import save_state, unplug_networks
+from qup.qemu.cards import unplug_networks
+from qup.qemu.migration import save_state
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner.context import Context
 from qup.runner.golden import NoTemplate, check_space

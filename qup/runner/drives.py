@@ -10,10 +10,10 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qup import images
 from qup.errors import BoxError, ConfigError, MachineError, StateError
-from qup.model.config import DiskSettings, MachineConfig, name_disk
 from qup.model.drives import FURTHER
 from qup.model.plan import Disk, Plan
 from qup.model.units import format_size
@@ -21,6 +21,9 @@ from qup.paths import MachineFolder, Project, make_private
 from qup.qemu import disk as qemu_disk
 from qup.runner.context import Context
 from qup.templates.template import name_image
+
+if TYPE_CHECKING:
+    from qup.model.config import DiskSettings, MachineConfig
 
 
 def find_image(project: Project, text: str) -> Path:
@@ -38,7 +41,7 @@ def read_formats(project: Project, config: MachineConfig) -> dict[str, str]:
         ConfigError: an image is missing, isn't a regular file, or isn't one to be used.
     """
     return {
-        name_disk(disk, index): _inspect(project, config.name, name_disk(disk, index), disk)
+        disk.name_at(index): _inspect(project, config.name, disk.name_at(index), disk)
         for index, disk in enumerate(config.settings.disks)
         if disk.image is not None
     }

@@ -7,14 +7,17 @@ before what it runs there. OpenSSH's own way (``SetEnv``) needs a server that ac
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from qup.errors import HostError
 from qup.files import write_atomic
 from qup.guest import ssh
-from qup.model.config import MachineConfig
 from qup.model.environment import PLACE, render_environment
 from qup.paths import SshFolder
 from qup.runner.context import Context
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 TIMEOUT = 60.0
 """Seconds; in emulation, a guest that just booted is slow."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qup import images
 from qup.boxes.cache import DISK as BOX_DISK
@@ -26,7 +27,6 @@ from qup.guest.discovery import GIVEN, Place
 from qup.guest.keys import ensure_keys, public_half
 from qup.host import boot_id
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.drives import FURTHER
 from qup.model.events import Finished
 from qup.model.network import SSH_PORT
@@ -40,18 +40,21 @@ from qup.qemu import disk
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import MonitorClosed
 from qup.runner.context import Context
-from qup.runner.firmware import prepare_variables
+from qup.runner.firmware import find_firmware, prepare_variables
 from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, now, require_box, write_seed
 from qup.runner.observe import SUSPENDED, observe
 from qup.runner.peers import BEGIN, END
-from qup.runner.prepare import find_firmware, identity_of, make_plan
+from qup.runner.prepare import identity_of, make_plan
 from qup.runner.ready import find_and_log_in
 from qup.runner.warm import find_base
 from qup.runner.whereabouts import forget_place, note_place
 from qup.store import is_copy, read_state
 from qup.templates.template import DISK as TEMPLATE_DISK
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 CLEAN_TIMEOUT = 600.0
 CLUSTER = 4096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qup import images
 from qup.errors import BoxError, StateError
@@ -13,6 +14,14 @@ from qup.qemu import disk
 from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.templates.template import VARS
+
+if TYPE_CHECKING:
+    from qup.model.plan import Plan
+
+
+def find_firmware(ctx: Context, plan: Plan) -> FirmwareFiles | None:
+    """The files of a plan's UEFI firmware, if it has one."""
+    return ctx.host.firmware(plan.program, plan.machine_type) if plan.firmware else None
 
 
 def prepare_variables(

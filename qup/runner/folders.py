@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from qup import namespaces
 from qup.api import MountingType
 from qup.errors import GuestError
 from qup.folders import FolderFacts, find_obstacle
 from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
-from qup.model.config import MachineConfig
 from qup.model.folders import AUTO, FolderPlan, FolderRequest, owner_for
 from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder
-from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.copies import (
     RELATIVE,
@@ -26,6 +24,10 @@ from qup.runner.copies import (
     locate_source,
     runtime_of,
 )
+from qup.runner.stored_plan import read_plan
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 HINT = "leave 'type' out, and the best that works is taken"
 

@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qup.boxes.cache import DISK as BOX_DISK
 from qup.errors import GuestError, HostError, MachineError
@@ -27,7 +28,6 @@ from qup.guest.identity import (
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.display import NONE
 from qup.model.network import make_mac
 from qup.model.plan import DisplayPlan, Nic, NicSeed, Plan
@@ -36,20 +36,25 @@ from qup.model.text import clean_line
 from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
 from qup.qemu.argv import Memory
+from qup.qemu.cards import unplug_networks
 from qup.qemu.engine import Engine, start
-from qup.qemu.migration import save_state, unplug_networks
+from qup.qemu.migration import save_state
 from qup.qemu.qmp import MonitorClosed, MonitorError
 from qup.runner.context import Context
 from qup.runner.drives import further_disks
+from qup.runner.firmware import find_firmware
 from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
 from qup.runner.materials import now, prepare
-from qup.runner.prepare import emulator_for, find_firmware, new_identity
+from qup.runner.prepare import emulator_for, new_identity
 from qup.runner.ready import find_and_log_in
 from qup.runner.whereabouts import note_place
 from qup.templates.key import describe_visible
 from qup.templates.stand_in import USER, hide_addresses, make_stand_in
 from qup.templates.template import RAM, STATE, Template, is_kept, name_image
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 HOSTNAME = "qup-template"
 SAVE_TIMEOUT = 60.0

@@ -17,8 +17,8 @@ from qup.qemu.argv import Memory
 from qup.qemu.engine import Engine, start
 from qup.qemu.migration import load_state
 from qup.runner.context import Context
+from qup.runner.firmware import find_firmware
 from qup.runner.layout import layout_for
-from qup.runner.prepare import find_firmware
 from qup.templates.key import Emulator, describe_hardware
 
 LOAD_TIMEOUT, LOAD_SPEED = 60.0, 20 * MIB

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup import images
 from qup.api import Problem
@@ -24,7 +24,6 @@ from qup.guest.keys import ensure_keys
 from qup.guest.takeover import write_known_keys
 from qup.locks import lock
 from qup.model.box import Box, BoxSpec, Fetched
-from qup.model.config import MachineConfig
 from qup.model.events import Progress
 from qup.model.plan import Plan
 from qup.model.seed import Seed, SeedForm
@@ -34,11 +33,14 @@ from qup.paths import MachineFolder, SshFolder, make_private
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.drives import prepare_disks
-from qup.runner.firmware import prepare_variables
+from qup.runner.firmware import find_firmware, prepare_variables
 from qup.runner.pins import Pin, check_pin, find_pin, find_pinned, pin_box
-from qup.runner.prepare import find_box, find_firmware
+from qup.runner.prepare import find_box
 from qup.runner.snapshots import forget_origin
 from qup.runner.suspended import discard
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 FETCH_TIMEOUT = 3600.0
 """Seconds to wait for another process that is getting a box."""

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup.errors import HostError
 from qup.files import write_atomic
 from qup.guest import ssh
-from qup.model.config import MachineConfig
 from qup.model.network import Seat
 from qup.paths import MachineFolder, SshFolder
 from qup.runner.context import Context
 from qup.runner.observe import observe
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 TIMEOUT = 60.0
 """Seconds for telling the guest that was started; in emulation, one that just booted is slow."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from qup.errors import HostError
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.paths import MachineFolder
 from qup.runner.context import Context
@@ -14,6 +14,9 @@ from qup.runner.display import find_display_problems
 from qup.runner.folders import find_problems as find_folder_problems
 from qup.runner.host_drives import find_conflicts, find_problems
 from qup.runner.materials import check_seed
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 Found = tuple[str, str | None]
 """A problem, and what to do about it."""

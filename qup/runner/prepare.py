@@ -7,19 +7,17 @@ import json
 import secrets
 import uuid
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qup.api import GuestSeeder, Provisioner
 from qup.errors import BoxError, ConfigError, HostError, PluginError
 from qup.files import read_text
 from qup.model.box import Box, BoxSpec
-from qup.model.config import MachineConfig, NetworkUse
-from qup.model.fields import MAX_USER_DATA
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, Firmware, Identity, Plan, ProvisionStep
 from qup.model.state import State
-from qup.model.user_data import JINJA
+from qup.model.user_data import JINJA, MAX_USER_DATA
 from qup.planner import AUTO, Facts, add_arguments, arch_of, choose_seeder, plan_machine
-from qup.qemu.firmware import FirmwareFiles
 from qup.runner.context import Context
 from qup.runner.display import settle_display
 from qup.runner.drives import read_formats
@@ -28,6 +26,9 @@ from qup.runner.pins import find_pinned
 from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
 from qup.templates.steps import add_steps
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig, NetworkUse
 
 BIOS = "bios"
 """The value of ``qemu.firmware`` that leaves it to QEMU."""
@@ -182,11 +183,6 @@ def _find_seeder(ctx: Context, config: MachineConfig, spec: BoxSpec) -> GuestSee
 def emulator_for(ctx: Context, plan: Plan) -> Emulator:
     """What runs the guest of a plan."""
     return Emulator(*ctx.host.emulator(plan.program, plan.accelerator.name))
-
-
-def find_firmware(ctx: Context, plan: Plan) -> FirmwareFiles | None:
-    """The files of a plan's UEFI firmware, if it has one."""
-    return ctx.host.firmware(plan.program, plan.machine_type) if plan.firmware else None
 
 
 def _firmware(

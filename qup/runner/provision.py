@@ -6,11 +6,10 @@ from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from qup.errors import HostError, ProvisionError, UsageError
 from qup.guest.session import SshGuest
-from qup.model.config import Config, MachineConfig, ProvisionerUse
 from qup.model.environment import PLACE
 from qup.model.events import Output
 from qup.model.plan import Plan, ProvisionStep
@@ -22,6 +21,9 @@ from qup.runner.context import Context
 from qup.runner.endpoint import find_way
 from qup.runner.observe import observe
 from qup.store import machine_names, write_state
+
+if TYPE_CHECKING:
+    from qup.model.config import Config, MachineConfig, ProvisionerUse
 
 BEFORE, DURING = ("before-up",), ("up", "after-up")
 """The moments of steps, in their order."""

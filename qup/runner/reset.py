@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qup.errors import Interrupted, MachineError, QupError
-from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.snapshot import Snapshot
 from qup.model.state import State
@@ -31,6 +31,9 @@ from qup.runner.stop import stop_locked
 from qup.runner.stopwatch import Stopwatch
 from qup.runner.work import UpOptions
 from qup.store import is_copy, read_state
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:

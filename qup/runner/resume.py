@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup import images
 from qup.errors import BoxError, GuestError, Interrupted, MachineError, QupError, StateError
 from qup.host import boot_id
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.model.suspension import Suspension
@@ -24,7 +23,6 @@ from qup.paths import RuntimeFolder, runtime_folder
 from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
 from qup.qemu.qmp import CommandFailed
-from qup.runner.changes import read_plan, write_plan
 from qup.runner.forwards import Applied
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import aside, find_own, now
@@ -34,6 +32,7 @@ from qup.runner.preflight import check_computer
 from qup.runner.ready import wait_until_ready
 from qup.runner.stillness import catch_up, catch_up_waiting, note_late
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.stored_plan import read_plan, write_plan
 from qup.runner.suspend import find_written
 from qup.runner.suspended import (
     consume,
@@ -51,6 +50,9 @@ from qup.runner.warm import find_base
 from qup.runner.whereabouts import forget_place, note_place
 from qup.runner.work import Work, report
 from qup.store import remember, write_state, write_undo
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 class Resuming(Work):

@@ -11,13 +11,13 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qup import images
 from qup.errors import BoxError, Interrupted, MachineError, QupError, StateError
 from qup.files import clone_file, explain_os_error, sync_folder
 from qup.host import boot_id
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.plan import Plan
 from qup.model.snapshot import MEMORY, SAVE_POINT, Snapshot
@@ -54,6 +54,9 @@ from qup.runner.stop import clean_up, stop_locked
 from qup.runner.suspended import discard
 from qup.runner.warm import find_base
 from qup.store import lookup, remember, write_state, write_undo
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 MONITOR_TIMEOUT = 5.0
 ASIDE = ".restored"

@@ -26,7 +26,6 @@ from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
 from qup.qemu.liveness import is_locked
 from qup.qemu.migration import let_go_on, save_state
 from qup.qemu.qmp import Qmp
-from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.folders import away
 from qup.runner.incoming import hardware_of
@@ -54,6 +53,7 @@ from qup.runner.stillness import (
     refresh,
     refresh_waiting,
 )
+from qup.runner.stored_plan import read_plan
 from qup.store import is_copy, read_state
 
 MONITOR_TIMEOUT = 5.0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from qup.errors import QupError
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.model.snapshot import SAVE_POINT, Snapshot
 from qup.model.state import State
@@ -22,6 +22,9 @@ from qup.runner.context import Context
 from qup.runner.provision import ALWAYS, Wanted
 from qup.runner.save import save_for_reset
 from qup.runner.snapshots import list_all, measure, remove_snapshot
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 def find_save_point(folder: MachineFolder, state: State) -> Snapshot | None:

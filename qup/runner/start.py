@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.files import rotate_file
 from qup.host import boot_id
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, runtime_folder
 from qup.process import run
 from qup.qemu.engine import Engine
 from qup.qemu.engine import start as start_qemu
-from qup.runner.changes import read_plan, tell_obstacles, write_plan
+from qup.runner.changes import tell_obstacles
 from qup.runner.context import Context
 from qup.runner.display import announce_display, display_of
 from qup.runner.draft import Draft, discard_saved, steps_of
 from qup.runner.drives import check_disks
 from qup.runner.environment import share_environment
+from qup.runner.firmware import find_firmware
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
 from qup.runner.layering import start_for_others
@@ -32,11 +33,12 @@ from qup.runner.observe import CRASHED, Observation, observe
 from qup.runner.open_ports import NO_PORTS, OpenPorts, open_ways
 from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
-from qup.runner.prepare import find_firmware, new_identity
+from qup.runner.prepare import new_identity
 from qup.runner.provision import ALWAYS, BEFORE, check_steps
 from qup.runner.ready import wait_until_ready
 from qup.runner.save_point import drop_save_point
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.stored_plan import read_plan, write_plan
 from qup.runner.suspended import discard
 from qup.runner.warm import (
     Origin,
@@ -51,6 +53,9 @@ from qup.runner.whereabouts import forget_place, note_place
 from qup.runner.work import Started, UpOptions, Work, report
 from qup.store import forget, is_copy, read_state, remember, write_state, write_undo
 from qup.templates.template import Template
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 ACTION_TIMEOUT = 20.0
 OWN_LOG_LIMIT = 1 << 20

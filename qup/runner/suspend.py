@@ -23,7 +23,6 @@ from qup.model.units import MIB, format_size
 from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder
 from qup.qemu.migration import MigrationError, let_go_on, save_state
 from qup.qemu.qmp import MonitorError, Qmp
-from qup.runner.changes import read_plan
 from qup.runner.context import Context
 from qup.runner.drives import find_image
 from qup.runner.folders import attach, detach
@@ -35,6 +34,7 @@ from qup.runner.save import SAVE_SPEED, SAVE_TIMEOUT, SPARE, find_disks, refuse_
 from qup.runner.snapshots import DRAFT, read_mark
 from qup.runner.stillness import catch_up, catch_up_waiting, make_wait, note_late
 from qup.runner.stop import clean_up, stop_locked
+from qup.runner.stored_plan import read_plan
 from qup.runner.suspended import (
     digest_file,
     discard,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from qup.errors import Interrupted, MachineError, UsageError
-from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.state import State
 from qup.paths import MachineFolder
@@ -20,6 +19,9 @@ from qup.runner.running import Running
 from qup.runner.work import UpOptions
 from qup.trees import Tree
 from qup.watching import Watch
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 ALIVE_EVERY = 2.0
 """Seconds between two looks whether a machine still runs, while nothing changes."""

@@ -23,7 +23,6 @@ from qup.errors import ConfigError, MachineError, QupError
 from qup.files import explain_os_error
 from qup.guest import ssh
 from qup.locks import lock
-from qup.model.config import MachineConfig
 from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, make_private, runs_root
 from qup.process import explain_start
 from qup.runner.context import Context
@@ -33,6 +32,8 @@ from qup.store import machine_names
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from qup.model.config import MachineConfig
 
 LOCK_TIMEOUT = 30.0
 SSH_FAILED = 255

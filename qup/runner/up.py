@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from typing import TYPE_CHECKING
 
-from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.runstate import Way
 from qup.paths import MachineFolder
@@ -27,6 +27,9 @@ from qup.runner.stopwatch import Stopwatch
 from qup.runner.suspended import discard
 from qup.runner.work import UpOptions
 from qup.store import create_folders, ensure_project_id, is_copy, read_state
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:

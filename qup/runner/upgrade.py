@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from qup.errors import GuestError, Interrupted, MachineError, QupError
 from qup.model.box import Box, BoxSpec
-from qup.model.config import MachineConfig
 from qup.model.events import Finished
 from qup.model.state import State
 from qup.paths import MachineFolder
-from qup.runner.changes import note_box
 from qup.runner.context import Context
 from qup.runner.materials import describe_box, fetch_box
 from qup.runner.observe import BROKEN, SUSPENDED, observe
 from qup.runner.pins import pin_box
 from qup.runner.prepare import find_box
 from qup.runner.stop import down
+from qup.runner.stored_plan import note_box
 from qup.runner.up import check_start, up
 from qup.runner.work import UpOptions
 from qup.store import create_folders, read_state, write_state
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 class RolledBack(GuestError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qup import images
 from qup.boxes.cache import DISK as BOX_DISK
@@ -25,7 +25,6 @@ from qup.host import boot_id
 from qup.locks import lock
 from qup.model import units
 from qup.model.box import Box
-from qup.model.config import MachineConfig
 from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder
@@ -39,6 +38,9 @@ from qup.runner.snapshots import find_template_users
 from qup.store import indexed, read_state
 from qup.templates.key import describe_visible
 from qup.templates.template import DISK, RAM, STATE, Template, find_difference
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 QUOTA = 20 * units.GIB
 """Bytes that templates may take up unless ``QUP_TEMPLATES_QUOTA`` says otherwise."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from qup.errors import MachineError
 from qup.model.box import BoxSpec
-from qup.model.config import MachineConfig
 from qup.model.events import Timings as TimingsEvent
 from qup.model.plan import Plan
 from qup.model.state import State
@@ -21,6 +20,9 @@ from qup.runner.provision import DURING, Wanted, provision
 from qup.runner.save_point import is_lasting, keep_save_point
 from qup.runner.stopwatch import Timings, write_timings
 from qup.runner.warm import Origin
+
+if TYPE_CHECKING:
+    from qup.model.config import MachineConfig
 
 
 @dataclass(frozen=True)
