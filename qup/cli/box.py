@@ -127,7 +127,7 @@ def build(
 
     Examples: `qup box build tiny`, `qup box build tiny --force`
     """
-    from qup.runner.materials import fetch_box
+    from qup.runner.boxes import fetch_box
     from qup.runner.prepare import resolve_box
 
     with open_interface(as_json=as_json, quiet=quiet) as show:

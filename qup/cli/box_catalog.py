@@ -136,7 +136,7 @@ def update(
 
     Examples: `qup box update`, `qup box update ubuntu/24.04`
     """
-    from qup.runner.materials import fetch_box
+    from qup.runner.boxes import fetch_box
     from qup.runner.pins import pin_box
     from qup.runner.prepare import resolve_box
 

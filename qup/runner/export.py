@@ -39,11 +39,12 @@ from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, run
 from qup.qemu import disk
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import MonitorClosed
+from qup.runner.boxes import require_box
 from qup.runner.context import Context
 from qup.runner.firmware import find_firmware, prepare_variables
 from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
-from qup.runner.materials import check_disk, now, require_box, write_seed
+from qup.runner.materials import check_disk, now, write_seed
 from qup.runner.observe import SUSPENDED, observe
 from qup.runner.peers import BEGIN, END
 from qup.runner.prepare import identity_of, make_plan

@@ -13,8 +13,8 @@ from qup.locks import lock
 from qup.model.box import Box
 from qup.model.reference import Reference
 from qup.paths import config_root, make_private
+from qup.runner.boxes import fetch_box
 from qup.runner.context import Context
-from qup.runner.materials import fetch_box
 from qup.runner.prepare import resolve_box
 
 CATALOG = "boxes.toml"

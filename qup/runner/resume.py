@@ -23,9 +23,10 @@ from qup.paths import RuntimeFolder, runtime_folder
 from qup.qemu.engine import Engine
 from qup.qemu.migration import MigrationError
 from qup.qemu.qmp import CommandFailed
+from qup.runner.boxes import find_own
 from qup.runner.forwards import Applied
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
-from qup.runner.materials import aside, find_own, now
+from qup.runner.materials import aside, now
 from qup.runner.observe import Observation, observe
 from qup.runner.open_ports import open_ways, ports_of
 from qup.runner.preflight import check_computer

@@ -25,11 +25,12 @@ from qup.model.state import Launch, State
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
 from qup.qemu.engine import Engine
 from qup.runner import drives
+from qup.runner.boxes import find_own
 from qup.runner.context import Context
 from qup.runner.environment import share_environment
 from qup.runner.folders import bring_folders
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
-from qup.runner.materials import find_own, find_stock, now
+from qup.runner.materials import find_stock, now
 from qup.runner.observe import Observation, observe
 from qup.runner.open_ports import OpenPorts, read_ports, remember_ports
 from qup.runner.peers import share_names

@@ -14,10 +14,10 @@ from qup.model.runstate import Way
 from qup.model.state import State
 from qup.paths import RuntimeFolder, SshFolder
 from qup.qemu.qmp import Qmp
+from qup.runner.boxes import find_own
 from qup.runner.changes import tell_changes
 from qup.runner.environment import share_environment
 from qup.runner.forwards import Applied, apply_forwards
-from qup.runner.materials import find_own
 from qup.runner.observe import Observation
 from qup.runner.open_ports import note_ports, recall_ports
 from qup.runner.peers import share_names

@@ -17,6 +17,7 @@ from qup.paths import MachineFolder, RuntimeFolder, runtime_folder
 from qup.process import run
 from qup.qemu.engine import Engine
 from qup.qemu.engine import start as start_qemu
+from qup.runner.boxes import require_box
 from qup.runner.changes import tell_obstacles
 from qup.runner.context import Context
 from qup.runner.display import announce_display, display_of
@@ -28,7 +29,7 @@ from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
 from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
-from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare, require_box
+from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare
 from qup.runner.observe import CRASHED, Observation, observe
 from qup.runner.open_ports import NO_PORTS, OpenPorts, open_ways
 from qup.runner.peers import share_names

@@ -11,8 +11,8 @@ from qup.model.box import Box, BoxSpec
 from qup.model.events import Finished
 from qup.model.state import State
 from qup.paths import MachineFolder
+from qup.runner.boxes import describe_box, fetch_box
 from qup.runner.context import Context
-from qup.runner.materials import describe_box, fetch_box
 from qup.runner.observe import BROKEN, SUSPENDED, observe
 from qup.runner.pins import pin_box
 from qup.runner.prepare import find_box
