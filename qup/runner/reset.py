@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from qup.errors import Interrupted, MachineError, QupError
+from qup.errors import Interrupted, QupError
 from qup.model.events import Finished
 from qup.model.snapshot import Snapshot
 from qup.model.state import State
@@ -24,13 +24,14 @@ from qup.runner.open_ports import read_ports
 from qup.runner.provision import ALWAYS, BEFORE, DURING
 from qup.runner.revert import check_save_point, restore_save_point
 from qup.runner.running import Running
+from qup.runner.save import require_folder, require_state
 from qup.runner.save_point import describe_steps, drop_save_point, find_save_point
 from qup.runner.snapshots import RESTORING, clear_mark, remove_leftovers
 from qup.runner.start import Starting
 from qup.runner.stop import stop_locked
 from qup.runner.stopwatch import Stopwatch
 from qup.runner.work import UpOptions
-from qup.store import is_copy, read_state
+from qup.store import read_state
 
 if TYPE_CHECKING:
     from qup.model.config import MachineConfig
@@ -47,14 +48,9 @@ def reset(ctx: Context, config: MachineConfig, options: UpOptions) -> None:
     began = time.monotonic()
     ctx.watch = Stopwatch(ctx.prelude)
     folder = ctx.project.machine(config.name)
+    require_folder(folder)
     with ctx.lock(folder):
-        state = read_state(folder)
-        if state is None or is_copy(state, folder):
-            raise MachineError(
-                f"machine {config.name} was never up here: there is nothing to go back to",
-                hint=f"'qup up {config.name}' starts it",
-                machine=config.name,
-            )
+        state = require_state(folder, observe(folder, thorough=False))
         work = _Resetting(ctx, config, options, folder, state)
         if not work.go_back():
             work.make_anew()

@@ -37,7 +37,7 @@ from qup.runner.peers import share_names
 from qup.runner.preflight import Itself, check_computer
 from qup.runner.prepare import identity_of, make_plan
 from qup.runner.ready import wait_until_ready
-from qup.runner.save import require_state
+from qup.runner.save import require_folder, require_state
 from qup.runner.snapshots import (
     CURRENT,
     RESTORING,
@@ -76,6 +76,7 @@ def restore(ctx: Context, config: MachineConfig, name: str, *, disk_only: bool =
         QupError: it can't be; what could be known beforehand leaves the machine as it is.
     """
     folder = ctx.project.machine(config.name)
+    require_folder(folder)
     with ctx.lock(folder):
         remove_leftovers(folder)
         seen = observe(folder)

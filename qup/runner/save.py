@@ -90,6 +90,7 @@ def save(ctx: Context, folder: MachineFolder, wish: Wish) -> Snapshot:
     """
     check_name(wish.name)
     began = time.monotonic()
+    require_folder(folder)
     with ctx.lock(folder):
         seen = observe(folder)
         state = require_state(folder, seen)
@@ -152,12 +153,26 @@ def require_state(folder: MachineFolder, seen: Observation) -> State:
     """
     state = seen.state or read_state(folder)
     if state is None or is_copy(state, folder):
-        raise MachineError(
-            f"machine {folder.name} was never up here",
-            hint=f"'qup up {folder.name}' starts it",
-            machine=folder.name,
-        )
+        raise _never_up(folder)
     return state
+
+
+def require_folder(folder: MachineFolder) -> None:
+    """Make sure that there is something to lock.
+
+    Raises:
+        MachineError: the machine was never up.
+    """
+    if not folder.root.is_dir():
+        raise _never_up(folder)
+
+
+def _never_up(folder: MachineFolder) -> MachineError:
+    return MachineError(
+        f"machine {folder.name} was never up here",
+        hint=f"'qup up {folder.name}' starts it",
+        machine=folder.name,
+    )
 
 
 def refuse_while_restoring(folder: MachineFolder) -> None:
