@@ -183,6 +183,13 @@ class MachineFolder(NamedTuple):
         return self.root / "export"
 
     @property
+    def held(self) -> Path:
+        """Links to files of the templates that its disks are based on; see
+        :mod:`qup.runner.holding`.
+        """
+        return self.root / "held"
+
+    @property
     def ssh(self) -> Path:
         return self.root / "ssh"
 

@@ -48,7 +48,7 @@ TemplateId = Annotated[
 
 
 def _describe(context: Context, template: Template) -> dict[str, object]:
-    from qup.runner.warm import find_users
+    from qup.runner.holding import find_users
 
     cache = context.templates
     return {
@@ -63,7 +63,7 @@ def _describe(context: Context, template: Template) -> dict[str, object]:
         "steps": list(template.steps),
         "current": cache.is_current(template),
         "set_aside": cache.aside_reason(template),
-        "used_by": find_users(template),
+        "used_by": find_users(cache, template),
     }
 
 
@@ -158,13 +158,13 @@ def rm(
 
     Example: `qup template rm 3f2a`
     """
-    from qup.runner.warm import find_users
+    from qup.runner.holding import find_users
 
     context = open_context(ctx)
     cache = context.templates
     with lock(cache.lock_path, what="the cache of templates", timeout=context.lock_timeout):
         template = _choose(cache, name)
-        users = find_users(template)
+        users = find_users(cache, template)
         if users and not force:
             refuse_needed(TemplateError, f"template {template.id}", users)
         size = cache.size(template)
@@ -188,7 +188,7 @@ def prune(
 
     Examples: `qup template prune`, `qup template prune --all`
     """
-    from qup.runner.warm import find_users
+    from qup.runner.holding import find_users
 
     context = open_context(ctx)
     cache = context.templates
@@ -198,7 +198,7 @@ def prune(
         for template in cache.templates():
             stale = everything or not cache.is_current(template)
             stale = stale or context.boxes.get(template.box_digest) is None
-            if stale and not find_users(template):
+            if stale and not find_users(cache, template):
                 freed += cache.size(template)
                 cache.remove(template)
                 removed.append(template.id)

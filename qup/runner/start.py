@@ -27,6 +27,7 @@ from qup.runner.environment import share_environment
 from qup.runner.firmware import find_firmware
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
+from qup.runner.holding import hold_templates
 from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare
@@ -193,6 +194,7 @@ class Starting(Work):
         elif template and template.steps:
             done = [step.mark for step in steps_of(plan) if step.run != ALWAYS]
             state = replace(state, provisioned=tuple(done))
+        hold_templates(self.ctx.templates, self.folder, state)
         watch.lap("disk")
         state, ran = self.provision(plan, state, BEFORE)
         if ran:

@@ -28,7 +28,8 @@ from qup.paths import make_private
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.golden import NoTemplate, check_space
-from qup.runner.warm import find_users, make_room
+from qup.runner.holding import find_users
+from qup.runner.warm import make_room
 from qup.store import machine_names
 from qup.templates.archive import BOX, SUFFIX, Contents, read_archive, write_archive
 from qup.templates.key import RECIPE
@@ -256,9 +257,8 @@ class _Importing:
             self._refuse_used(template, place)
             cache.remove(template)
 
-    @staticmethod
-    def _refuse_used(template: Template, place: Path) -> None:
-        if users := find_users(template):
+    def _refuse_used(self, template: Template, place: Path) -> None:
+        if users := find_users(self.ctx.templates, template):
             raise TemplateError(
                 f"template {template.id} is here, not in use for new machines, and needed by"
                 f" {len(users)} machines",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qup import images
 from qup.boxes.cache import DISK as BOX_DISK
-from qup.errors import ConfigError, HostError, QupError, StateError, TemplateError
+from qup.errors import ConfigError, HostError, StateError, TemplateError
 from qup.guest.identity import IdentityPort, Persona, make_identity_script
 from qup.guest.keys import ensure_keys
 from qup.host import boot_id
@@ -27,15 +27,14 @@ from qup.model import units
 from qup.model.box import Box
 from qup.model.plan import Plan
 from qup.model.state import State
-from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.qemu.argv import Layout, Memory
 from qup.qemu.engine import Engine, start
 from qup.qemu.migration import load_state
 from qup.runner.context import Context
 from qup.runner.golden import NoTemplate, make_template
+from qup.runner.holding import find_users
 from qup.runner.prepare import emulator_for
-from qup.runner.snapshots import find_template_users
-from qup.store import indexed, read_state
 from qup.templates.key import describe_visible
 from qup.templates.template import DISK, RAM, STATE, Template, find_difference
 
@@ -207,7 +206,7 @@ def set_aside(ctx: Context, machine: str, template: Template, reason: str) -> No
         lock(ctx.templates.lock_path, what="the cache of templates", timeout=ctx.lock_timeout),
     ):
         ctx.templates.set_aside(template, reason)
-        if not find_users(template):
+        if not find_users(ctx.templates, template):
             ctx.templates.remove(template)
 
 
@@ -286,21 +285,6 @@ def become(
 # --- keeping them -----------------------------------------------------------------------------
 
 
-def find_users(template: Template) -> list[str]:
-    """Machines of this user whose disk, or a snapshot's, is based on a template:
-    ``project: name``.
-    """
-    found = []
-    for entry in indexed():
-        try:
-            state = read_state(Project(entry.project).machine(entry.name))
-        except QupError:
-            continue  # a broken machine has no say here
-        if state is not None and state.template == template.id:
-            found.append(f"{entry.project}: {entry.name}")
-    return list(dict.fromkeys([*found, *find_template_users(template.id)]))
-
-
 def read_quota() -> int:
     """How many bytes templates may take up.
 
@@ -332,7 +316,7 @@ def make_room(ctx: Context, *, keep: str) -> None:
                 break
             # A time to come is one of a clock that was wrong.
             recent = 0 <= time.time() - ctx.templates.last_used(template) < GRACE
-            if template.id == keep or recent or find_users(template):
+            if template.id == keep or recent or find_users(ctx.templates, template):
                 continue
             total -= ctx.templates.size(template)
             ctx.templates.remove(template)
@@ -355,7 +339,7 @@ def remove_older(ctx: Context, template: Template) -> None:
         found.sort(key=ctx.templates.last_used, reverse=True)
         for item in found[OLDER_VERSIONS:]:
             recent = time.time() - ctx.templates.last_used(item) < GRACE
-            if not recent and not find_users(item):
+            if not recent and not find_users(ctx.templates, item):
                 ctx.templates.remove(item)
                 ctx.note("", f"template {item.id} removed: its steps have changed since")
 

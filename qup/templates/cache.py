@@ -43,7 +43,7 @@ from qup.templates.template import (
 )
 
 MANIFEST = "template.json"
-USED, SAFE, ASIDE = "used", "safe", "aside"
+USED, SAFE, ASIDE, HELD = "used", "safe", "aside", "held"
 BLOCK = 512
 """What ``st_blocks`` counts (``stat(2)``)."""
 
@@ -94,6 +94,10 @@ class TemplateCache:
         if not TEMPLATE_ID.fullmatch(template_id):
             raise TemplateError(f"{template_id!r} is not the id of a template")
         return self.root / template_id
+
+    def held(self, template_id: str) -> Path:
+        """An empty file that has a name more for each machine that needs a template."""
+        return self.folder(template_id) / HELD
 
     def templates(self) -> list[Template]:
         """All templates, the newest first; a damaged manifest is left out."""

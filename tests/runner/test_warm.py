@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 
 from qup.errors import ConfigError, StateError, TemplateError
 from qup.model.plan import TemplatePlan
+from qup.model.snapshot import Snapshot
 from qup.model.state import State
 from qup.paths import Project, templates_root
-from qup.runner import warm
+from qup.runner import snapshots, warm
 from qup.runner.context import Context
-from qup.store import create_folders, remember, write_state
+from qup.runner.holding import UNKNOWN, find_users, hold_templates
+from qup.store import create_folders, forget, remember, write_state
 from qup.templates.template import DISK, RAM, STATE, Template
 from tests.templates.test_key import PLAN
 
@@ -45,12 +48,14 @@ def make(ctx: Context, number: int, used: float, steps: str = "") -> Template:
     return made
 
 
-def use(ctx: Context, template: Template, name: str) -> None:
+def use(ctx: Context, template: Template, name: str) -> State:
     """Let a machine's disk be based on a template."""
     state = State("0123456789ab", "u", name, str(ctx.project.root), "", "tiny", "d" * 64, "qup")
     state = State(**{**vars(state), "template": template.id})
     write_state(create_folders(ctx.project, name), state)
     remember(state, ctx.project)
+    hold_templates(ctx.templates, ctx.project.machine(name), state)
+    return state
 
 
 def test_the_least_recently_used_go_first(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,11 +71,41 @@ def test_what_is_needed_or_was_just_used_stays(
 ) -> None:
     needed, recent, kept = make(ctx, 1, OLD), make(ctx, 2, time.time()), make(ctx, 3, OLD)
     use(ctx, needed, "web")
-    assert [line.rpartition(": ")[2] for line in warm.find_users(needed)] == ["web"]
+    users = find_users(ctx.templates, needed)
+    assert [line.rpartition(": ")[2] for line in users] == ["web"]
     monkeypatch.setenv("QUP_TEMPLATES_QUOTA", "1M")
     warm.make_room(ctx, keep=kept.id)
     left = {item.id for item in ctx.templates.templates()}
     assert left == {needed.id, recent.id, kept.id}
+
+
+def test_what_nobody_knows_to_be_needed_stays(ctx: Context) -> None:
+    """The project was moved and the index is lost; the machine may be suspended."""
+    template = make(ctx, 1, OLD)
+    state = use(ctx, template, "web")
+    moved = ctx.project.state.rename(ctx.project.root / "elsewhere")
+    assert find_users(ctx.templates, template) == [UNKNOWN]
+    forget(state.id)
+    assert find_users(ctx.templates, template) == [UNKNOWN]
+    shutil.rmtree(moved)
+    assert find_users(ctx.templates, template) == []
+
+
+def test_what_only_a_snapshot_needs_stays(ctx: Context) -> None:
+    before, after = make(ctx, 1, OLD), make(ctx, 2, OLD)
+    folder = ctx.project.machine("web")
+    state = use(ctx, before, "web")
+    (snapshots.open_draft(folder) / "disk.qcow2").write_bytes(b"disk")
+    made = snapshots.publish(
+        folder, Snapshot("1" * 12, "one", state.id, "2026-01-01", template=before.id)
+    )
+    state = use(ctx, after, "web")
+    forget(state.id)
+    assert find_users(ctx.templates, before) == find_users(ctx.templates, after) == [UNKNOWN]
+    snapshots.remove_snapshot(folder, made)
+    hold_templates(ctx.templates, folder, state)
+    assert find_users(ctx.templates, before) == []
+    assert find_users(ctx.templates, after) == [UNKNOWN]
 
 
 def test_few_earlier_versions_of_steps_stay(ctx: Context) -> None:
