@@ -131,6 +131,9 @@ def read_metadata(data: bytes) -> Packaged | None:
         )
     if own is not None:
         return _read_own(own)
+    disks = whole.get("disks")  # vagrant-libvirt's second form
+    if isinstance(disks, list) and len(disks) > 1:
+        raise ValueError(f"it has {len(disks)} disks, and a box of qup's has one")
     names = {name: arch for arch, name in ARCHES.items()}
     said = whole.get("architecture")
     return Packaged(arch=names.get(said, said) if isinstance(said, str) else None)

@@ -64,6 +64,15 @@ def test_vagrants_metadata() -> None:
     assert read_metadata(b'{"name": "of something else"}') is None
 
 
+def test_vagrants_metadata_with_disks() -> None:
+    """vagrant-libvirt's second form names each disk's file."""
+    one = b'{"provider": "libvirt", "disks": [{"format": "qcow2", "path": "a.img"}]}'
+    assert read_metadata(one) == Packaged()
+    two = one.replace(b"]", b', {"format": "qcow2", "path": "b.img", "name": "data"}]')
+    with pytest.raises(ValueError, match="it has 2 disks"):
+        read_metadata(two)
+
+
 def own(**more: object) -> bytes:
     return json.dumps({"provider": "libvirt", "qup": {"schema": 1, **more}}).encode()
 

@@ -242,6 +242,22 @@ def make_truncated(path: Path) -> bytes:
     return path.read_bytes()[: 2 << 20]
 
 
+def make_backed(path: Path) -> bytes:
+    make_qcow2(path.with_suffix(".base"))
+    return make_qcow2(path, "-b", str(path.with_suffix(".base")), "-F", "qcow2")
+
+
+def make_two_disks(path: Path) -> bytes:
+    """A box for vagrant-libvirt with two disks."""
+    told = {"provider": "libvirt", "disks": [{"path": "a.img"}, {"path": "b.img"}]}
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in (("metadata.json", json.dumps(told).encode()), ("a.img", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path.read_bytes()
+
+
 BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "a page": (lambda _: b"<html><title>Sign in</title>" + bytes(4096), "a web page"),
     "empty": (lambda _: b"", "empty"),
@@ -249,6 +265,12 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "luks": (lambda _: b"LUKS\xba\xbe" + bytes(1 << 20), "an encrypted volume"),
     "cut off": (make_truncated, "breaks off"),
     "cut off in its header": (lambda path: make_qcow2(path)[:60], "damaged qcow2"),
+    "over another": (make_backed, "backing file"),
+    "with its data elsewhere": (
+        lambda path: make_qcow2(path, "-o", f"data_file={path}.data"),
+        "data file",
+    ),
+    "of two disks": (make_two_disks, "it has 2 disks"),
     "of zeros": (lambda path: make_qcow2(path)[:4] + bytes(1 << 16), "version 0"),
 }
 

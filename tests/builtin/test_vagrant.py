@@ -118,6 +118,19 @@ def test_the_newest_that_can_be_used_is_taken() -> None:
     assert (choice.version, choice.url) == ("1.2", "b")
     assert choice.digest == f"sha256:{hashlib.sha256(ONE).hexdigest()}"
     assert choose(data, "here", "aarch64", "").url == "d"
+    # As Vagrant 2.4 lists them: one entry for each processor, one of which is the default.
+    listed = [
+        provider("x", architecture="i386", default_architecture=False),
+        provider("y", architecture="arm64", default_architecture=True),
+        provider("z", architecture="amd64", default_architecture=False, checksum="AB" * 32,
+                 checksum_type="SHA256"),
+    ]  # fmt: skip
+    both = versions(v2_0_0=listed)
+    assert choose(both, "here", "aarch64", "").url == "y"
+    assert choose(both, "here", "x86_64", "").url == "z"
+    assert choose(both, "here", "x86_64", "").digest == f"sha256:{'ab' * 32}"
+    unsaid = versions(v1=[provider("u", architecture="unknown", default_architecture=True)])
+    assert choose(unsaid, "here", "x86_64", "").url == "u"
     assert choose(data, "here", "x86_64", "< 1.2").url == "a"
 
 

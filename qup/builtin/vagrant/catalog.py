@@ -94,10 +94,10 @@ def _find_provider(entry: Mapping[str, Any], version: str, arch: str) -> Choice 
 
 
 def _digest(item: Mapping[str, Any]) -> str | None:
-    kind, value = item.get("checksum_type"), item.get("checksum")
-    if not isinstance(value, str) or kind not in TRUSTED or not value.strip():
-        return None
-    return f"{kind}:{value.strip().lower()}"
+    kind, value = (
+        str(item.get(key) or "").strip().lower() for key in ("checksum_type", "checksum")
+    )
+    return f"{kind}:{value}" if kind in TRUSTED and value else None
 
 
 def _explain(
