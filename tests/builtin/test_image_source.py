@@ -268,7 +268,7 @@ BAD: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "over another": (make_backed, "backing file"),
     "with its data elsewhere": (
         lambda path: make_qcow2(path, "-o", f"data_file={path}.data"),
-        "data file",
+        "keeps its data in another",
     ),
     "of two disks": (make_two_disks, "it has 2 disks"),
     "of zeros": (lambda path: make_qcow2(path)[:4] + bytes(1 << 16), "version 0"),
