@@ -14,8 +14,9 @@ module (or object) with hook implementations::
         return [Check("weather", "The sky", lambda host: [Finding("ok", "It is clear.")])]
 
 The hooks are in :mod:`qup.hookspecs`. What a plugin returns is typed by the protocols and
-records of :mod:`qup.protocols`; what it is given (a :class:`Host`, a :class:`Guest`) it uses
-through the protocols there and nothing else. All of them are imported from here.
+records of :mod:`qup.protocols`, :mod:`qup.box_sources`, :mod:`qup.folder_types` and
+:mod:`qup.commands`; what it is given (a :class:`Host`, a :class:`Guest`) it uses through the
+protocols there and nothing else. All of them are imported from here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from qup.box_sources import BoxSource, ChangingSource, Offer, Offering, RepeatingSource
+from qup.commands import Command, ProjectMachine, ProjectMachines, complete_machines, machines_of
 from qup.downloads import (
     Digest,
     Downloaded,
@@ -95,26 +98,16 @@ from qup.paths import config_root
 from qup.process import Result, TooLong, describe_exit, explain_start, follow, run
 from qup.protocols import (
     Accelerator,
-    BoxSource,
-    ChangingSource,
     Check,
-    Command,
     Finding,
     Guest,
     GuestSeeder,
     Host,
     KnowingSeeder,
     NetworkMode,
-    Offer,
-    Offering,
     Problem,
-    ProjectMachine,
-    ProjectMachines,
     Provisioner,
-    RepeatingSource,
     Verdict,
-    complete_machines,
-    machines_of,
 )
 from qup.unpacking import Made, make_disk
 

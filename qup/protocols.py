@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from qup.downloads import Report
-from qup.errors import QupError
-from qup.model.box import Box, BoxSpec, Fetched
 from qup.model.network import NicPlan, NicRequest
 from qup.model.plan import AcceleratorPlan, SeedPlan
 from qup.model.seed import Seed, SeedForm
@@ -124,107 +121,6 @@ class Accelerator(Protocol):
 
     def plan(self, arch: str) -> AcceleratorPlan:
         """What it puts into the plan. Pure: no I/O."""
-
-
-class BoxSource(Protocol):
-    """Where boxes come from.
-
-    Attributes:
-        name: the source's name.
-        summary: one line for lists and docs.
-    """
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def summary(self) -> str: ...
-
-    def names(self) -> Sequence[str]:
-        """The names it knows, for lists and completion; references it can't list are fine."""
-
-    def resolve(self, reference: str, arch: str, project: Path) -> BoxSpec | None:
-        """Say what a reference is, without fetching it; None if it isn't this source's.
-
-        Raises:
-            BoxError: it is this source's, and wrong.
-        """
-
-    def fetch(
-        self, spec: BoxSpec, project: Path, into: Path, report: Report
-    ) -> Mapping[str, object] | Fetched:
-        """Make the box's files (``kernel``, ``initrd``, ``disk.qcow2``, ``boot.iso``) in an
-        empty folder.
-
-        ``report`` takes lines about how far it is; :func:`download` takes it as it is. Returns
-        details worth remembering, or with them what the box has turned out to be.
-
-        Raises:
-            BoxError: it can't be had; the hint says what to do.
-        """
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A box that can be had, as ``qup box search`` shows it.
-
-    Attributes:
-        name: what ``box`` in a Qupfile says.
-        title: one line about it.
-        arches: the processors that it exists for.
-        origin: the catalog that has it: a file, or ``qup``.
-        where: its address, or how it comes about.
-        note: what one should know before.
-    """
-
-    name: str
-    title: str
-    arches: tuple[str, ...] = ()
-    origin: str = "qup"
-    where: str = ""
-    note: str = ""
-
-
-class Offering(BoxSource, Protocol):
-    """A box source that can say more about its boxes than their names."""
-
-    def offers(self, project: Path) -> Sequence[Offer]:
-        """What there is, for ``qup box search``; nothing is fetched.
-
-        Raises:
-            BoxError: a catalog is damaged.
-        """
-
-
-class ChangingSource(BoxSource, Protocol):
-    """A box source whose references lead to something else as time goes by."""
-
-    def newer(self, box: Box, project: Path) -> str | None:
-        """Ask whether there is something newer than a box in the cache.
-
-        Called before a new machine is made from the box, and by ``qup upgrade``; never for a
-        machine that exists.
-
-        Returns:
-            What is new about it, in a few words; None if the box is what there is.
-
-        Raises:
-            BoxError: nobody can be asked now. A new machine then takes the box.
-        """
-
-
-class RepeatingSource(BoxSource, Protocol):
-    """A box source that can fetch again what a project's ``qup.lock`` names, when there is
-    something newer already.
-    """
-
-    def fetch_pinned(
-        self, spec: BoxSpec, project: Path, into: Path, report: Report, url: str, sha256: str
-    ) -> Mapping[str, object] | Fetched:
-        """As ``fetch``, but the file with this SHA-256 that came from this address.
-
-        Raises:
-            BoxError: it can't be had any more.
-        """
 
 
 class GuestSeeder(Protocol):
@@ -376,69 +272,6 @@ class Provisioner(Protocol):
         """
 
 
-class ProjectMachine(Protocol):
-    """A machine of the project, as plugins' commands see it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def project(self) -> Path:
-        """The folder with the Qupfile."""
-
-    def folder(self, provisioner: str) -> Path:
-        """Where a provisioner keeps what it has of this machine; see :attr:`Guest.folder`."""
-
-    def reach(self, port: int) -> tuple[str, int]:
-        """Where this computer reaches a TCP port of the guest: an address, and the port there.
-
-        Raises:
-            MachineError: the machine isn't running, or nothing leads there.
-        """
-
-
-class ProjectMachines(Protocol):
-    """The machines of a project, for plugins' commands."""
-
-    def names(self) -> Sequence[str]:
-        """What they are called: those in the Qupfile, and those that have left it but exist."""
-
-    def choose(self, name: str | None = None) -> ProjectMachine:
-        """The machine of a name; without one the only machine, or the primary one.
-
-        Raises:
-            QupError: there is no such machine, or a name is needed.
-        """
-
-
-def machines_of(ctx: Any) -> ProjectMachines:
-    """The machines of the project that a command works on.
-
-    Nothing is loaded for it but what ``qup status`` needs, too: no Qupfile, no plan.
-
-    Args:
-        ctx: the command's ``typer.Context``.
-
-    Raises:
-        ConfigError: there is no project here.
-    """
-    found: ProjectMachines = ctx.find_root().obj.machines()
-    return found
-
-
-def complete_machines(ctx: Any, incomplete: str) -> list[str]:
-    """Names of machines for tab completion, as ``autocompletion`` of an option or argument.
-
-    Args:
-        ctx: the command's ``typer.Context``.
-        incomplete: what has been typed of the name.
-    """
-    try:
-        names = machines_of(ctx).names()
-    except QupError:
-        return []  # nobody wants to read about it in the middle of a line
-    return [name for name in names if name.startswith(incomplete)]
-
-
 @dataclass(frozen=True)
 class Finding:
     """One line of ``qup doctor``.
@@ -466,18 +299,3 @@ class Check:
     name: str
     summary: str
     run: Callable[[Host], Sequence[Finding]]
-
-
-@dataclass(frozen=True)
-class Command:
-    """A command of ``qup``.
-
-    Attributes:
-        name: its word.
-        summary: one line for ``qup --help``.
-        callback: a function with typer's annotations, or a ``typer.Typer``.
-    """
-
-    name: str
-    summary: str
-    callback: Callable[..., Any] = field(compare=False)
