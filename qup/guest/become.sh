@@ -70,6 +70,20 @@ tiny=
 systemd=
 [ ! -d /run/systemd/system ] || systemd=yes
 
+# Who manages the cards remembers the machine id and the host name: systemd-networkd makes its DHCP
+# client id of the one, NetworkManager would set the other again. They are replaced by ones that
+# read everything anew, and before they see that a card is another one: they would drop its lease.
+managers=
+for unit in systemd-networkd NetworkManager; do
+    for file in /sys/fs/cgroup/system.slice/$unit.service/cgroup.procs \
+        /sys/fs/cgroup/systemd/system.slice/$unit.service/cgroup.procs; do
+        [ -f "$file" ] || continue
+        while read -r pid; do managers="$managers $pid"; done <"$file"
+    done
+done
+# shellcheck disable=SC2086 # they are numbers
+[ ! "$managers" ] || kill -STOP $managers
+
 # --- names --------------------------------------------------------------------------------
 
 name=$hostname
@@ -161,14 +175,17 @@ replace_in_network() { # old new
         /etc/NetworkManager/system-connections/* /etc/sysconfig/network-scripts/ifcfg-*
 }
 
-# systemd-networkd remembers the machine id that it makes its DHCP client id of. It is replaced by
-# one that reads it anew, and before it sees that a card is another one: it would drop the lease.
-networkd=
-for file in /sys/fs/cgroup/system.slice/systemd-networkd.service/cgroup.procs \
-    /sys/fs/cgroup/systemd/system.slice/systemd-networkd.service/cgroup.procs; do
-    [ ! -f "$file" ] || read -r networkd <"$file" || :
-done
-[ ! "$networkd" ] || kill -STOP "$networkd"
+# NetworkManager goes by the address that a card came with, which is the template's until the next
+# boot, and the machine's from then on: by the card's name its profile is right all the time. A
+# section may be there twice.
+name_card() { # mac card profile...
+    local mac=$1 card=$2 file
+    shift 2
+    for file in "$@"; do
+        [ ! -f "$file" ] || sed -i \
+            "s/^mac-address=$mac\$/\n[connection]\ninterface-name=$card\n\n[ethernet]/I" "$file"
+    done
+}
 
 # Routes stay as long as the card has an address: the new one moves up when the old one goes.
 while read -r mac old new; do
@@ -183,6 +200,7 @@ END
 while read -r old new; do
     [ "$old" ] || continue
     if find_card "$old"; then
+        name_card "$old" "$card" /etc/NetworkManager/system-connections/*
         # Whoever is on the network shall know at once where the address is now.
         notify=/proc/sys/net/ipv4/conf/$card/arp_notify
         read -r notified <"$notify"
@@ -194,15 +212,22 @@ while read -r old new; do
         }
         echo "$notified" >"$notify"
         case " $moved" in # box tiny's DHCP client sees to it by itself
-        *" $old"*) [ "$tiny" ] || ip -4 addr flush dev "$card" scope global dynamic ;;
+        *" $old"*)
+            [ "$tiny" ] || {
+                ip -4 addr flush dev "$card" scope global dynamic
+                rm -f /var/lib/NetworkManager/*-"$card".lease
+            }
+            ;;
         esac
     fi
     replace_in_network "$old" "$new"
 done <<END
 $macs
 END
-# systemd starts it again at once, as after any failure.
-[ ! "$networkd" ] || kill -KILL "$networkd"
+[ ! -f /var/lib/NetworkManager/secret_key ] || rm /var/lib/NetworkManager/secret_key
+# systemd starts them again at once, as after any failure.
+# shellcheck disable=SC2086
+[ ! "$managers" ] || kill -KILL $managers
 
 # --- services that have learned what was ----------------------------------------------------
 
@@ -219,7 +244,7 @@ if [ "$tiny" ]; then
     (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
     wait_for_sshd
 else
-    rm -f /var/lib/dhcp/*.leases /var/lib/NetworkManager/*.lease
+    rm -f /var/lib/dhcp/*.leases
     # sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
     pid=
     [ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import configparser
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -91,6 +93,38 @@ def test_scripts_are_shell_and_quote_what_they_are_given() -> None:
     assert "old_public_key=AAAAold\n" in script
     assert "old_comment=qup:x\n" in script
     assert len(script) < 2048  # a byte takes 20 µs and more at that port
+
+
+PROFILE = """\
+[connection]
+id=cloud-init eth1
+
+[ethernet]
+mac-address=52:54:00:CC:27:B1
+mtu=1400
+
+[ipv4]
+method=manual
+"""
+
+
+@pytest.mark.parametrize("sed", ["sed", "busybox sed"])
+def test_a_profile_of_networkmanagers_goes_by_the_cards_name(sed: str, tmp_path: Path) -> None:
+    """cloud-init writes addresses in capital letters; GLib's key files may repeat a section."""
+    if shutil.which(sed.split()[0]) is None:
+        pytest.skip(f"there is no {sed} here")
+    text = (SOURCE.with_name("become.sh")).read_text()
+    (function,) = re.findall(r"^name_card\(\).*?^}$", text, re.MULTILINE | re.DOTALL)
+    for name in ("eth0", "eth1"):
+        (tmp_path / name).write_text(PROFILE.replace("CC", "AA") if name == "eth0" else PROFILE)
+    script = f'sed() {{ command {sed} "$@"; }}\n{function}\nname_card "$@"'
+    words = ["52:54:00:cc:27:b1", "eth1", tmp_path / "eth0", tmp_path / "eth1", tmp_path / "none"]
+    subprocess.run(["sh", "-euc", script, "sh", *words], check=True)
+    assert (tmp_path / "eth0").read_text() == PROFILE.replace("CC", "AA")
+    read = configparser.ConfigParser(strict=False)
+    read.read(tmp_path / "eth1")
+    assert dict(read["connection"]) == {"id": "cloud-init eth1", "interface-name": "eth1"}
+    assert dict(read["ethernet"]) == {"mtu": "1400"}
 
 
 def test_a_key_as_dropbear_keeps_it() -> None:
