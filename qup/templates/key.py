@@ -17,6 +17,7 @@ from typing import Any
 from qup.model.plan import Plan, TemplatePlan
 from qup.model.seed import NOCLOUD
 from qup.templates import stand_in
+from qup.templates.extra import find_stranger
 from qup.templates.stand_in import USER
 
 RECIPE = 8
@@ -157,8 +158,9 @@ def _find_wish(plan: Plan) -> str | None:
         return "nographic shows how it boots"
     if images := [disk.image for disk in plan.disks if disk.image]:
         return f"your image {images[0]} may change, and what a template's guest knows of it not"
-    if plan.extra:
-        return f"words of {plan.extra[0].origin} on QEMU's command line"
+    for extra in plan.extra:
+        if word := find_stranger(extra.words):
+            return f"{word} of {extra.origin} may be about more than the guest"
     form = plan.seed_form
     if form.label is None or form.payload or not (form.host_key and form.login):
         return f"seeder {plan.seed.seeder}"

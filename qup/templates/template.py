@@ -105,6 +105,7 @@ _WORDS = {
     "nics": "the network cards",
     "disks": "the disks",
     "machine_type": "the machine type",
+    "extra": "words of your own for QEMU",
 }
 
 

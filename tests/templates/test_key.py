@@ -22,6 +22,7 @@ from qup.model.plan import (
     SeedPlan,
 )
 from qup.runner.golden import plan_golden
+from qup.templates.extra import find_stranger
 from qup.templates.key import Emulator, describe_visible, make_key, plan_template
 
 NETDEV = {"type": "user", "hostname": "web", "ipv6": "off"}
@@ -136,7 +137,7 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
 @pytest.mark.parametrize(
     ("plan", "word"),
     [
-        (replace(PLAN, extra=(ExtraArguments(("-s",), "qemu.args"),)), "qemu.args"),
+        (replace(PLAN, extra=(ExtraArguments(("-s",), "qemu.args"),)), "-s of qemu.args"),
         (replace(PLAN, box=replace(PLAN.box, arch="aarch64")), "aarch64"),
         (replace(PLAN, box=replace(PLAN.box, iso=True)), "ISO"),
         (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "raw", image="a.img"))), "a.img"),
@@ -150,6 +151,32 @@ def test_obstacles(plan: Plan, word: str) -> None:
     found = plan_template(plan, QEMU, wanted=True, system="linux")
     assert found.key is None
     assert word in str(found.obstacle)
+
+
+@pytest.mark.parametrize(
+    ("words", "stranger"),
+    [
+        (("-device", "virtio-balloon-pci,id=b", "--smbios", "type=11,value=a b"), None),
+        (("-fw_cfg", "name=opt/org.example,string=x", "-global", "ICH9-LPC.disable_s3=1"), None),
+        (("-device", "vfio-pci,host=00:02.0"), "-device vfio-pci"),
+        (("-device", "virtio-rng-pci,rng=r"), "-device rng=r"),
+        (("-smbios", "file=/etc/passwd"), "-smbios file=/etc/passwd"),
+        (("-fw_cfg", "opt/x,file=/etc/passwd"), "-fw_cfg file=/etc/passwd"),
+        (("-global", "virtio-blk-pci.drive=x"), "-global virtio-blk-pci.drive=x"),
+        (("-device", "qemu-xhci", "-drive", "file=a.img"), "-drive"),
+        (("-device",), "-device"),
+        (("a.img",), "a.img"),
+    ],
+)
+def test_words_for_qemu_that_concern_the_guest_alone(
+    words: tuple[str, ...], stranger: str | None
+) -> None:
+    """They are a part of the key; all others may be about this computer."""
+    plan = replace(PLAN, extra=(ExtraArguments(words, "qemu.args"),))
+    assert find_stranger(words) == stranger
+    found = plan_template(plan, QEMU, wanted=True, system="linux")
+    assert (found.obstacle is None) == (stranger is None)
+    assert found.key != key(PLAN)
 
 
 def test_what_a_card_is_connected_to_does_not_matter() -> None:

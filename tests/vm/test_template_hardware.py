@@ -119,6 +119,7 @@ disks = [{ name = "data", size = "64M" }, { size = "32M" }]
 [machine.qemu]
 firmware = "uefi"
 display = "vnc"
+args = ["-device", "virtio-balloon-pci"]
 [machines.a]
 [machines.b]
 """
@@ -126,6 +127,7 @@ VARIABLE = "/sys/firmware/efi/efivars/QupTest-71757074-696e-7900-8000-0000000000
 WRITE = (
     f"echo of a | sudo dd of=/dev/vdc 2>/dev/null; printf '\\7\\0\\0\\0kept' | sudo tee {VARIABLE}"
 )
+BALLOON = "grep -l 0x0005 /sys/bus/virtio/devices/*/device | wc -l"  # its id in virtio's text
 READ = f"sudo head -n 1 /dev/vdc; tail -c 4 {VARIABLE} 2>/dev/null || echo none"
 
 
@@ -135,6 +137,7 @@ READ = f"sudo head -n 1 /dev/vdc; tail -c 4 {VARIABLE} 2>/dev/null || echo none"
 )
 def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
     with open_lab(vm_cache, RICH, templates=True) as lab:
+        lab("trust").ok()
         first = lab("up", "a").ok()
         assert "cold boot" not in first.stderr
         lab.sh(f"{WRITE} >/dev/null; sync", "a")
@@ -142,6 +145,7 @@ def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
         second = lab("up", "b").ok()
         assert "booting" not in second.stderr
         assert lab.sh(READ, "b").splitlines() == ["made in the template", "none"]
+        assert lab.sh(BALLOON, "b") == "1\n"
         lab("screenshot", "b", str(tmp_path / "b.png")).ok()
 
         lab("reset", "a").ok()
@@ -150,6 +154,7 @@ def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
         assert lab.sh(READ, "a").splitlines()[0] == "of a"
         assert lab.sh(READ, "a").endswith("kept")
         lab.write(RICH.replace("64M", "96M"))  # what is based on the template's grows, too
+        lab("trust").ok()
         lab("reload", "a").ok()
         assert lab.sh(READ, "a").splitlines()[0] == "of a"
         assert lab.sh("cat /sys/block/vdc/size", "a") == f"{96 << 11}\n"
@@ -175,10 +180,10 @@ bridge = "br0"
 [[machine.networks]]
 mode = "tap"
 interface = "vm1"
-address = "192.168.9.2/24"
+address = "192.168.9.2/31"
 [machines.a]
 [machines.b]
-networks = [{ mode = "tap", interface = "vm2", address = "192.168.9.3/24" }]
+networks = [{ mode = "tap", interface = "vm2", address = "192.168.9.3/31" }]
 """
 
 
