@@ -89,11 +89,10 @@ def _migrate(
 ) -> None:
     deadline = time.monotonic() + timeout
     try:
-        capabilities = [
-            {"capability": "x-ignore-shared", "state": not whole},
-            {"capability": "events", "state": True},
-        ]
-        monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
+        _enable(monitor, "events", True)
+        # A QEMU that can't leave memory out saves all of it anyway.
+        with contextlib.suppress(*([CommandFailed] if whole else [])):
+            _enable(monitor, "x-ignore-shared", not whole)
         if whole:
             monitor.execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
         monitor.execute("getfd", {"fdname": NAME}, fds=(handle,))
@@ -107,6 +106,11 @@ def _migrate(
         raise MigrationError(f"QEMU did not survive it: {exc.message}") from exc
     finally:
         os.close(handle)
+
+
+def _enable(monitor: Monitor, capability: str, state: bool) -> None:
+    capabilities = [{"capability": capability, "state": state}]
+    monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
 
 
 def _wait(monitor: Monitor, deadline: float, timeout: float) -> None:
