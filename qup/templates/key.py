@@ -157,7 +157,7 @@ def _find_wish(plan: Plan) -> str | None:
     if plan.nographic:
         return "nographic shows how it boots"
     if images := [disk.image for disk in plan.disks if disk.image]:
-        return f"your image {images[0]} may change, and what a template's guest knows of it not"
+        return f"a template's guest would not see that your image {images[0]} has changed"
     for extra in plan.extra:
         if word := find_stranger(extra.words):
             return f"{word} of {extra.origin} may be about more than the guest"

@@ -204,9 +204,9 @@ def test_machines_on_a_bridge(vm_cache: Path) -> None:
         addresses = {lab("ip", name).ok().stdout.strip() for name in "ab"}
         assert len(addresses) == 2
         assert all(text.startswith("192.168.7.2") for text in addresses)
-        for name, own in (("a", "192.168.9.2/24"), ("b", "192.168.9.3/24")):
+        for name, own in (("a", "192.168.9.2/31"), ("b", "192.168.9.3/31")):
             said = lab.sh("ip -4 -o addr; ip route", name)
-            assert own in said
+            assert f"inet {own}" in said
             assert said.count("inet ") == 3, said  # no address of the template's is left
             assert "default via 192.168.7.1 dev eth0" in said
             assert said.count("default") == 1, said
