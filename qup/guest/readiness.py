@@ -57,7 +57,6 @@ class Console:
     path: Path
     _offset: int = 0
     _tail: bytes = b""
-    grew: bool = False
 
     def read(self) -> bytes:
         """The last part of what the guest has printed so far."""
@@ -65,7 +64,6 @@ class Console:
             file.seek(self._offset)
             fresh = file.read(1 << 20)
             self._offset += len(fresh)
-            self.grew = bool(fresh)
             self._tail = (self._tail + fresh)[-16384:]
         return self._tail
 

@@ -53,9 +53,6 @@ class Pin:
         return self.name, self.arch
 
 
-Pins = Mapping[tuple[str, str], Pin]
-
-
 def read_pins(project: Project) -> dict[tuple[str, str], Pin]:
     """What a project's boxes are pinned to.
 
