@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -24,6 +25,9 @@ from qup.api import (
 
 if TYPE_CHECKING:
     from qup.api import Settings
+
+PROGRAMS = (b"#!", b"\x7fELF")
+"""How a file begins that the kernel itself can run."""
 
 _START = 'echo $$ >"$1" && shift && exec "$@"'
 _IN_FOLDER = 'cd "$1" && shift && exec "$@"'
@@ -111,7 +115,15 @@ def _read(options: Any, project: Path) -> bytes:
             f"the provisioning script {path} can't be read: {exc.strerror}",
             hint="its path is relative to the Qupfile",
         ) from exc
-    return data if b"\0" in data else data.replace(b"\r\n", b"\n")
+    if b"\0" not in data:
+        return data.replace(b"\r\n", b"\n")
+    if not data.startswith(PROGRAMS):
+        raise ConfigError(
+            f"the provisioning script {path} is no script: it is no text, and its first line names"
+            " no program",
+            hint="a file that is only to be there is 'file = { source = ..., destination = ... }'",
+        )
+    return data
 
 
 def _put(guest: Guest, script: bytes, target: str) -> None:
@@ -128,7 +140,7 @@ def _run(
     if options.user:
         as_whom = ["sudo", "-n", "-u", options.user]
         guest.run(["sudo", "-n", "chown", options.user, target])
-    words = [] if script.startswith((b"#!", b"\x7fELF")) else ["sh", "-e"]
+    words = [] if script.startswith(PROGRAMS) else ["sh", "-e"]
     words += [target, *options.args]
     if options.env:
         words = ["env", *(f"{name}={value}" for name, value in options.env.items()), *words]
@@ -143,7 +155,25 @@ def _run(
             guest.run([*_sudo(options), "sh", "-c", _KILL_TREE, "sh", f"{target}.pid"], check=False)
         raise
     if code != 0:
-        raise ProvisionError(f"the script ended with {describe_exit(code)}")
+        raise ProvisionError(
+            _find_missing(guest, script) or f"the script ended with {describe_exit(code)}"
+        )
+
+
+def _find_missing(guest: Guest, script: bytes) -> str | None:
+    """Whether it is the program of a script's first line that isn't there: the kernel says of
+    the script that it isn't.
+    """
+    match = re.match(rb"#! *([^ \n]+)", script)
+    if match is None:
+        return None
+    program = match[1].decode(errors="replace")
+    try:
+        if guest.run(["test", "-x", program], check=False).code == 0:
+            return None
+    except QupError:  # what is to be told is why the step failed
+        return None
+    return f"the guest has no {program}, which the script's first line names"
 
 
 @cache

@@ -71,6 +71,14 @@ def test_scripts(lab: Lab) -> None:
     write(lab, "[[machine.provision]]\nscript = 'nowhere.sh'\n")
     done = lab("up")
     assert (done.code, "nowhere.sh can't be read" in done.stderr) == (4, True), done
+    (lab.folder / "plain").write_bytes(b"\0\1\2\n")
+    write(lab, "[[machine.provision]]\nscript = 'plain'\n")
+    done = lab("up")
+    assert (done.code, "plain is no script" in done.stderr) == (4, True), done
+    (lab.folder / "plain").write_text("#! /opt/nowhere/python3 -u\nprint(1)\n")
+    done = lab("up")
+    assert done.code == 11
+    assert "the guest has no /opt/nowhere/python3, which the script's first line" in done.stderr
 
 
 def test_when_steps_run(lab: Lab) -> None:
