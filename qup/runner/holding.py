@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
-from qup.errors import QupError
+from qup.errors import HostError, QupError, TemplateError
+from qup.locks import lock
 from qup.model.state import State
 from qup.paths import MachineFolder, Project, make_private
+from qup.runner.context import Context
 from qup.runner.snapshots import find_template_users, list_all
 from qup.store import indexed, read_state
 from qup.templates.cache import TemplateCache
@@ -22,25 +25,43 @@ from qup.templates.template import Template
 UNKNOWN = "a machine of a project that was moved, or of another index"
 
 
-def hold_templates(cache: TemplateCache, folder: MachineFolder, state: State) -> None:
+def hold_templates(ctx: Context, folder: MachineFolder, state: State) -> None:
     """Keep what a machine's disk and those of its snapshots are based on; let go of the rest.
 
     Where no links can be made, as between file systems, the index alone says who needs what.
+
+    Raises:
+        StateError: somebody keeps the lock of the cache.
+        TemplateError: what the disk is based on was removed a moment ago.
     """
-    wanted = {state.template, *(item.template for item in list_all(folder))} - {None}
-    if not wanted and not folder.held.is_dir():
+    wanted = {item.template for item in list_all(folder)} | {state.template}
+    names = sorted(filter(None, wanted))
+    if not names and not folder.held.is_dir():
         return
-    with contextlib.suppress(OSError, QupError):
+    with contextlib.suppress(OSError, HostError):
         make_private(folder.held)
         for path in folder.held.iterdir():
             if path.name not in wanted:
                 path.unlink()
-        for name in filter(None, wanted):
-            source = cache.held(name)
-            with contextlib.suppress(FileExistsError):
-                source.touch(mode=0o600, exist_ok=False)
-            with contextlib.suppress(FileExistsError):
-                os.link(source, folder.held / name)
+    missing = [name for name in names if not (folder.held / name).exists()]
+    if not missing:
+        return
+    # Whoever removes templates has the lock while they look who needs them.
+    what = "the cache of templates"
+    with (
+        contextlib.suppress(HostError),
+        lock(ctx.templates.lock_path, what=what, timeout=ctx.lock_timeout),
+    ):
+        for name in missing:
+            _link(ctx.templates.held(name), folder.held / name)
+    if state.template in missing and not ctx.templates.is_there(state.template):
+        raise TemplateError("it was removed a moment ago")
+
+
+def _link(source: Path, target: Path) -> None:
+    with contextlib.suppress(OSError):
+        source.touch(mode=0o600)
+        os.link(source, target)
 
 
 def find_users(cache: TemplateCache, template: Template) -> list[str]:

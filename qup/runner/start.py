@@ -194,7 +194,7 @@ class Starting(Work):
         elif template and template.steps:
             done = [step.mark for step in steps_of(plan) if step.run != ALWAYS]
             state = replace(state, provisioned=tuple(done))
-        hold_templates(self.ctx.templates, self.folder, state)
+        hold_templates(self.ctx, self.folder, state)
         watch.lap("disk")
         state, ran = self.provision(plan, state, BEFORE)
         if ran:

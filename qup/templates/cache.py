@@ -99,6 +99,10 @@ class TemplateCache:
         """An empty file that has a name more for each machine that needs a template."""
         return self.folder(template_id) / HELD
 
+    def is_there(self, template_id: str) -> bool:
+        """Whether a template is there as a whole: its manifest goes first when it is removed."""
+        return (self.folder(template_id) / MANIFEST).exists()
+
     def templates(self) -> list[Template]:
         """All templates, the newest first; a damaged manifest is left out."""
         found = []

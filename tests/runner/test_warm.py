@@ -54,7 +54,7 @@ def use(ctx: Context, template: Template, name: str) -> State:
     state = State(**{**vars(state), "template": template.id})
     write_state(create_folders(ctx.project, name), state)
     remember(state, ctx.project)
-    hold_templates(ctx.templates, ctx.project.machine(name), state)
+    hold_templates(ctx, ctx.project.machine(name), state)
     return state
 
 
@@ -91,6 +91,15 @@ def test_what_nobody_knows_to_be_needed_stays(ctx: Context) -> None:
     assert find_users(ctx.templates, template) == []
 
 
+def test_what_is_removed_just_before_a_machine_holds_it(ctx: Context) -> None:
+    template = make(ctx, 1, OLD)
+    state = use(ctx, template, "web")
+    ctx.templates.remove(template)
+    (ctx.project.machine("web").held / template.id).unlink()
+    with pytest.raises(TemplateError, match="removed a moment ago"):
+        hold_templates(ctx, ctx.project.machine("web"), state)
+
+
 def test_what_only_a_snapshot_needs_stays(ctx: Context) -> None:
     before, after = make(ctx, 1, OLD), make(ctx, 2, OLD)
     folder = ctx.project.machine("web")
@@ -103,7 +112,7 @@ def test_what_only_a_snapshot_needs_stays(ctx: Context) -> None:
     forget(state.id)
     assert find_users(ctx.templates, before) == find_users(ctx.templates, after) == [UNKNOWN]
     snapshots.remove_snapshot(folder, made)
-    hold_templates(ctx.templates, folder, state)
+    hold_templates(ctx, folder, state)
     assert find_users(ctx.templates, before) == []
     assert find_users(ctx.templates, after) == [UNKNOWN]
 
