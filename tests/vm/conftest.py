@@ -33,7 +33,8 @@ def cache(vm_cache: Path, sandboxes: Path, tmp_path_factory: pytest.TempPathFact
         copy = folder / link.relative_to(vm_cache)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.symlink_to(link.readlink())
-        shutil.copytree(link.resolve(), copy.resolve(), copy_function=link_or_copy)
+        if not copy.resolve().exists():  # two names may be of one box
+            shutil.copytree(link.resolve(), copy.resolve(), copy_function=link_or_copy)
     return folder
 
 
