@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Sandbox
-from tests.vm.lab import Lab, make_box, open_lab
+from tests.vm.lab import Lab, copy_tiny, make_box, open_lab
 
 
 @pytest.fixture
@@ -29,12 +29,7 @@ def cache(vm_cache: Path, sandboxes: Path, tmp_path_factory: pytest.TempPathFact
     """
     make_box(vm_cache, "tiny", make_sandbox(sandboxes))
     folder = tmp_path_factory.mktemp("cache")
-    for link in vm_cache.glob("boxes/current/tiny-*"):
-        copy = folder / link.relative_to(vm_cache)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.symlink_to(link.readlink())
-        if not copy.resolve().exists():  # two names may be of one box
-            shutil.copytree(link.resolve(), copy.resolve(), copy_function=link_or_copy)
+    copy_tiny(vm_cache, folder, link_or_copy)
     return folder
 
 

@@ -154,6 +154,24 @@ def make_box(cache: Path, name: str, box: Sandbox) -> None:
     ).ok()  # fmt: skip
 
 
+def copy_tiny(
+    cache: Path, other: Path, copy_function: Callable[[str, str], object] = shutil.copy2
+) -> None:
+    """Put box ``tiny`` of one cache into another, and what is known of this computer. A whole
+    Debian may be there, too, and large.
+    """
+    for link in cache.glob("boxes/current/tiny-*"):
+        copy = other / link.relative_to(cache)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.symlink_to(link.readlink())
+        if not copy.exists():  # of two recipes with the same outcome the second one
+            shutil.copytree(link.resolve(), copy.resolve(), copy_function=copy_function)
+    facts = cache / "host" / "facts.json"
+    if facts.exists():
+        (other / "host").mkdir(mode=0o700)
+        shutil.copy2(facts, other / "host")
+
+
 @contextmanager
 def open_lab(
     cache: Path,

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT, Done, find_processes, run_qup
-from tests.vm.lab import SMALL, Lab, alive, open_lab, wait_until
+from tests.vm.lab import SMALL, Lab, alive, copy_tiny, open_lab, wait_until
 from tests.vm.netns import HELPER, Net, open_net, wait_for_links
 
 pytestmark = [pytest.mark.vm, pytest.mark.root]
@@ -191,10 +191,7 @@ def user_lab(net: Net, box_cache: Path) -> Iterator[Lab]:
         pytest.skip("another user can't read this checkout")
     with open_lab(box_cache, prefix=(*net.prefix, *AS_NOBODY)) as made:
         made.cache = made.box.root / "cache"  # root's is for nobody else
-        # Other tests make templates meanwhile.
-        shutil.copytree(
-            box_cache, made.cache, symlinks=True, ignore=shutil.ignore_patterns("templates")
-        )
+        copy_tiny(box_cache, made.cache)
         for path in (made.box.root, *made.box.root.rglob("*")):
             os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
         yield made
