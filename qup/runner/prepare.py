@@ -107,7 +107,9 @@ def resolve_box(ctx: Context, reference: str, arch: str) -> tuple[BoxSpec, str]:
     close = difflib.get_close_matches(reference, names, n=1, cutoff=0.5)
     missing = ctx.plugins.explain_missing("box source", reference)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    hint += f"boxes known here: {', '.join(names)}; or the path of a disk image"
+    hint += "'qup box search' lists those that have a name; or give the path of a disk image"
+    if "://" in reference:
+        hint = "an address of an image begins with https://, http:// or file://"
     raise BoxError(f"there is no box {reference!r}", hint=f"{hint}; {missing}" if missing else hint)
 
 

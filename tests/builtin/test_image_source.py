@@ -305,6 +305,28 @@ def test_a_path_that_leads_to_no_file(
     assert word in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("box", "word"),
+    [
+        ("nbd:localhost:1", "there is no box"),
+        ("nbd:unix:x.img", "nbd:unix:x.img does not exist"),
+        ('json:{"driver":"nbd"}', "there is no box"),
+        ("fat:rw:/", "fat:rw: does not exist"),
+        ("ssh://host/x.img", "begins with https://"),
+        ("/dev/null", "no regular file"),
+        ("ubuntu/24.4", "did you mean 'ubuntu/24.04'"),
+    ],
+)
+def test_what_qemu_would_take_for_more_than_a_file(
+    qup: Qup, project: Callable[..., Path], box: str, word: str
+) -> None:
+    project(f"[machine]\nbox = '{box}'\n")
+    done = qup("plan")
+    assert done.code == 8, done
+    assert word in done.stderr
+    assert len(done.stderr) < 400
+
+
 def test_an_image_that_is_larger_than_the_disk(qup: Qup, project: Callable[..., Path]) -> None:
     """The key that is to be changed is named, and no machine is left."""
     project('[machine]\nbox = "./big.img"\ndisk = "1G"\n[machine.qemu]\naccelerator = "tcg"\n')
