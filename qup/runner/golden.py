@@ -34,14 +34,14 @@ from qup.model.plan import DisplayPlan, Nic, NicSeed, Plan
 from qup.model.state import Launch, State
 from qup.model.text import clean_line
 from qup.model.units import MIB, format_size
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
+from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, make_private, runtime_folder
 from qup.qemu.argv import Memory
 from qup.qemu.cards import unplug_networks
 from qup.qemu.engine import Engine, start
 from qup.qemu.migration import save_state
 from qup.qemu.qmp import MonitorClosed, MonitorError
 from qup.runner.context import Context
-from qup.runner.drives import further_disks
+from qup.runner.drives import find_image, further_disks
 from qup.runner.firmware import find_firmware
 from qup.runner.forwards import open_way_in
 from qup.runner.layout import layout_for
@@ -109,7 +109,7 @@ def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
     """
     making = make_private(ctx.templates.making_folder(key))
     folder = MachineFolder(making / plan.identity.name)
-    work = _Making(ctx, config, plan_golden(plan), box, folder)
+    work = _Making(ctx, config, _find_images(ctx.project, plan_golden(plan)), box, folder)
     try:
         check_space(making, plan.memory_mib * MIB)
         ctx.templates.note_sockets(key, work.runtime)
@@ -119,6 +119,15 @@ def make_template(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
     finally:
         work.runtime.remove()
         ctx.templates.clear_making(key)
+
+
+def _find_images(project: Project, golden: Plan) -> Plan:
+    """The plan with paths of the user's images that are right in any folder."""
+    disks = tuple(
+        replace(disk, image=str(find_image(project, disk.image))) if disk.image else disk
+        for disk in golden.disks
+    )
+    return replace(golden, disks=disks)
 
 
 def check_space(folder: Path, memory: int) -> None:
@@ -277,6 +286,8 @@ class _Making:
     def _publish(self, template: Template) -> Template:
         """Keep what is a part of the template, and nothing that was a part of the machine."""
         for disk in further_disks(self.golden):
+            if disk.image:
+                continue
             place = self.folder.root / name_image(disk.role)
             self.folder.further_disk(disk.serial).replace(place)
         for path in self.folder.root.iterdir():

@@ -22,6 +22,7 @@ from qup.runner.context import Context
 from qup.runner.display import settle_display
 from qup.runner.drives import read_formats
 from qup.runner.folders import gather_facts
+from qup.runner.image_digests import digest_images
 from qup.runner.pins import find_pinned
 from qup.store import find_project_id
 from qup.templates.key import Emulator, plan_template
@@ -184,7 +185,8 @@ def _find_seeder(ctx: Context, config: MachineConfig, spec: BoxSpec) -> GuestSee
 
 def emulator_for(ctx: Context, plan: Plan) -> Emulator:
     """What runs the guest of a plan."""
-    return Emulator(*ctx.host.emulator(plan.program, plan.accelerator.name))
+    qemu, processor = ctx.host.emulator(plan.program, plan.accelerator.name)
+    return Emulator(qemu, processor, digest_images(ctx.project, ctx.templates.root, plan))
 
 
 def _firmware(

@@ -42,10 +42,13 @@ class Emulator:
     Attributes:
         qemu: the program, as it is now.
         processor: the host's, where the guest sees it; empty in emulation.
+        images: digests of the user's images that the guest only reads, by their names in the
+            plan.
     """
 
     qemu: str
     processor: str = ""
+    images: tuple[tuple[str, str], ...] = ()
 
 
 def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
@@ -56,6 +59,11 @@ def describe_visible(plan: Plan, emulator: Emulator) -> dict[str, Any]:
         # What it does at the first boot may depend on the guest's name.
         data["seed"]["hostname"] = plan.seed.hostname
     del data["seed"]["nics"]  # each card's plan has what is told about it
+    digests = dict(emulator.images)  # where they are is the host's business
+    data["disks"] = [
+        {**disk, "image": digests.get(disk["image"])} if disk["image"] else disk
+        for disk in data["disks"]
+    ]
     data["folders"] = _describe_folders(data["folders"])
     data["display"] = plan.display is not None  # where the picture goes is the host's business
     data["nics"] = [_describe_card(nic, own=bool(plan.seed.user_data)) for nic in data["nics"]]
@@ -134,7 +142,7 @@ def plan_template(plan: Plan, emulator: Emulator, *, wanted: bool, system: str) 
         system: the host's, as :data:`sys.platform` names it.
     """
     obstacle = None if wanted else "templates = false"
-    obstacle = obstacle or find_obstacle(plan, system)
+    obstacle = obstacle or find_obstacle(plan, system) or _find_unknown(plan, emulator)
     if obstacle or plan.box_digest is None:
         return TemplatePlan(obstacle=obstacle)
     return TemplatePlan(make_key(describe_visible(plan, emulator)))
@@ -152,12 +160,21 @@ def find_obstacle(plan: Plan, system: str) -> str | None:
     return _find_wish(plan)
 
 
+def _find_unknown(plan: Plan, emulator: Emulator) -> str | None:
+    """The user's image whose content isn't known, in a few words."""
+    known = {name for name, _ in emulator.images}
+    for disk in plan.disks:
+        if disk.image and disk.image not in known:
+            return f"your image {disk.image} is too large to be compared each time"
+    return None
+
+
 def _find_wish(plan: Plan) -> str | None:
     """What the Qupfile asks for that can't be restored."""
     if plan.nographic:
         return "nographic shows how it boots"
-    if images := [disk.image for disk in plan.disks if disk.image]:
-        return f"a template's guest would not see that your image {images[0]} has changed"
+    if images := [disk.image for disk in plan.disks if disk.image and not disk.read_only]:
+        return f"what the guest writes to your image {images[0]} is not in a template"
     for extra in plan.extra:
         if word := find_stranger(extra.words):
             return f"{word} of {extra.origin} may be about more than the guest"

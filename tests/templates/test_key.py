@@ -134,13 +134,19 @@ def test_a_box_that_is_not_here_has_no_key_and_no_obstacle() -> None:
     assert plan.key == key(PLAN)
 
 
+def with_image(*, read_only: bool) -> Plan:
+    disk = Disk("disk-a", "a", "raw", image="a.img", read_only=read_only)
+    return replace(PLAN, disks=(*PLAN.disks, disk))
+
+
 @pytest.mark.parametrize(
     ("plan", "word"),
     [
         (replace(PLAN, extra=(ExtraArguments(("-s",), "qemu.args"),)), "-s of qemu.args"),
         (replace(PLAN, box=replace(PLAN.box, arch="aarch64")), "aarch64"),
         (replace(PLAN, box=replace(PLAN.box, iso=True)), "ISO"),
-        (replace(PLAN, disks=(*PLAN.disks, Disk("disk-a", "a", "raw", image="a.img"))), "a.img"),
+        (with_image(read_only=False), "writes to your image a.img"),
+        (with_image(read_only=True), "a.img is too large"),
         (replace(PLAN, nographic=True), "nographic"),
         (with_card(NicPlan({"type": "vhost-user"})), "vhost-user"),
         (with_card(NicPlan(NETDEV)), "without a known address"),
@@ -177,6 +183,16 @@ def test_words_for_qemu_that_concern_the_guest_alone(
     found = plan_template(plan, QEMU, wanted=True, system="linux")
     assert (found.obstacle is None) == (stranger is None)
     assert found.key != key(PLAN)
+
+
+def test_an_image_that_is_only_read_counts_by_its_content() -> None:
+    one = replace(QEMU, images=(("a.img", "1" * 64),))
+    other = replace(QEMU, images=(("a.img", "2" * 64),))
+    plan = with_image(read_only=True)
+    assert key(plan, one) not in (key(plan, other), key(PLAN, one))
+    moved = replace(plan, disks=(*PLAN.disks, replace(plan.disks[-1], image="/b.img")))
+    assert key(moved, replace(QEMU, images=(("/b.img", "1" * 64),))) == key(plan, one)
+    assert plan_template(plan, one, wanted=True, system="linux").key == key(plan, one)
 
 
 def test_what_a_card_is_connected_to_does_not_matter() -> None:

@@ -109,13 +109,14 @@ def test_templates_are_carried_to_another_cache(lab: Lab, tmp_path: Path) -> Non
 
 # --- disks, UEFI variables, a display -------------------------------------------------------
 
+MIB = 1 << 20
 RICH = """
 [machine]
 memory = "200M"
 disk = "1G"
 user-data = "#!/bin/sh\\necho made in the template | dd of=/dev/vdc 2>/dev/null"
 hostname = "same"
-disks = [{ name = "data", size = "64M" }, { size = "32M" }]
+disks = [{ name = "data", size = "64M" }, { size = "32M" }, { image = "a.img", read-only = true }]
 [machine.qemu]
 firmware = "uefi"
 display = "vnc"
@@ -137,6 +138,7 @@ READ = f"sudo head -n 1 /dev/vdc; tail -c 4 {VARIABLE} 2>/dev/null || echo none"
 )
 def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
     with open_lab(vm_cache, RICH, templates=True) as lab:
+        (lab.folder / "a.img").write_bytes(b"whole".ljust(MIB, b"."))
         lab("trust").ok()
         first = lab("up", "a").ok()
         assert "cold boot" not in first.stderr
@@ -146,6 +148,7 @@ def test_disks_variables_and_a_display(vm_cache: Path, tmp_path: Path) -> None:
         assert "booting" not in second.stderr
         assert lab.sh(READ, "b").splitlines() == ["made in the template", "none"]
         assert lab.sh(BALLOON, "b") == "1\n"
+        assert lab.sh("sudo head -c 5 /dev/vde", "b") == "whole"
         lab("screenshot", "b", str(tmp_path / "b.png")).ok()
 
         lab("reset", "a").ok()
