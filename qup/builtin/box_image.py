@@ -8,6 +8,7 @@ header and never left to QEMU's guessing.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ SUFFIXES = (
     ".box",  # Vagrant's: a tar archive with one image in it
 )
 """What a path without a slash ends in."""
+_NAME = re.compile(r"[a-z0-9-]+/[a-z0-9.-]+")
+"""What may have been meant for a box's name."""
 NO_IMAGE = (".zip", ".7z", ".rar", ".exe", ".ova", ".html")
 """What an address ends in that leads to no image that qup can read."""
 
@@ -237,7 +240,8 @@ def _find(text: str, project: Path) -> Path:
     path = (project / Path(text).expanduser()).absolute()
     if not path.is_file():
         what = "is no regular file" if path.exists() else "does not exist"
-        raise BoxError(f"the disk image {path} {what}", hint="check 'box' in the Qupfile")
+        named = "; 'qup box search' lists boxes by name" if _NAME.fullmatch(text) else ""
+        raise BoxError(f"the disk image {path} {what}", hint=f"check 'box' in the Qupfile{named}")
     return path
 
 

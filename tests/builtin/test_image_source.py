@@ -314,7 +314,8 @@ def test_a_path_that_leads_to_no_file(
         ("fat:rw:/", "fat:rw: does not exist"),
         ("ssh://host/x.img", "begins with https://"),
         ("/dev/null", "no regular file"),
-        ("ubuntu/24.4", "did you mean 'ubuntu/24.04'"),
+        ("ubuntu/24.4", "'qup box search' lists boxes by name"),
+        ("tinny", "did you mean 'tiny'? 'qup box search' lists"),
     ],
 )
 def test_what_qemu_would_take_for_more_than_a_file(
