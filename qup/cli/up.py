@@ -195,6 +195,10 @@ class _Work:
         front = [name for name in chosen if self.config.machines[name].settings.qemu.nographic]
         if front:
             return self._do_in_front(chosen, act)
+        if len(chosen) > 1 and self.jobs != 1:
+            from qup.runner.up import share_imports
+
+            share_imports()
         for_each(
             self.context,
             chosen,

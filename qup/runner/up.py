@@ -6,6 +6,7 @@ the next one.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -30,6 +31,16 @@ from qup.store import create_folders, ensure_project_id, is_copy, read_state
 
 if TYPE_CHECKING:
     from qup.model.config import MachineConfig
+
+
+LATE = ("cryptography.hazmat.primitives.serialization", "pycdlib")
+"""What makes keys and seeds. It is imported where that is done, as most starts need none."""
+
+
+def share_imports() -> None:
+    """Import before workers are forked what each of them would import for itself."""
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
