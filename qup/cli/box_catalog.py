@@ -10,6 +10,7 @@ import typer
 from qup.cli.common import AsJson, Quiet, print_json, print_table
 from qup.cli.main import globals_of
 from qup.errors import BoxError, ConfigError
+from qup.model.text import clean_line
 from qup.model.units import format_size
 from qup.ui import open_interface
 
@@ -48,7 +49,7 @@ def search(
     print_table(["BOX", "WHAT", "FOR"], rows)
     for offer in found:
         if offer.note:
-            typer.echo(f"{offer.name}: {offer.note}")
+            typer.echo(f"{offer.name}: {clean_line(offer.note)}")
 
 
 def list_offers(context: Context) -> list[Offer]:

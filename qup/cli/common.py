@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from qup.errors import QupError
-from qup.model.text import printable
+from qup.model.text import clean_line, printable
 from qup.paths import Project, find_project
 from qup.runner.roster import read_roster
 
@@ -184,7 +184,10 @@ def for_each(
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns, each as wide as its widest cell; the last one is not padded."""
+    """Print columns, each as wide as its widest cell; the last one is not padded. What a
+    terminal would obey is left out: cells may come from a project's files.
+    """
+    rows = [[clean_line(cell) for cell in row] for row in rows]
     widths = [
         max(len(row[column]) for row in (headings, *rows)) for column in range(len(headings) - 1)
     ]

@@ -113,6 +113,18 @@ def test_the_project_comes_first_and_search_finds_it(
     assert qup("box", "search", "no-such-thing").code == 8
 
 
+def test_a_catalog_can_not_speak_to_the_terminal(qup: Qup, project: Callable[..., Path]) -> None:
+    folder = project()
+    text = r'"\u001b[31mred\u0007 \u202eblue"'
+    (folder / "boxes.toml").write_text(
+        f'["evil/1"]\ntitle = {text}\nnote = {text}\nurl = "https://x.example/a.img"\n'
+        f'sha256 = "{"a" * 64}"\n'
+    )
+    said = qup("box", "search", "evil").ok().stdout
+    assert said.count("red blue") == 2
+    assert not {"\x1b", "\x07", "\u202e"} & set(said)
+
+
 def test_what_is_not_published_is_not_trusted(
     qup: Qup, project: Callable[..., Path], web: Web
 ) -> None:

@@ -113,7 +113,7 @@ def _explain(
             hint=f"it has {', '.join(newest)}" if newest else "it has none that can be read",
         )
     found = {
-        f"{item.get('name')} ({item.get('architecture') or 'any processor'})"
+        " ".join(f"{item.get('name')} ({item.get('architecture') or 'any processor'})".split())[:80]
         for text in fitting
         for item in _providers(versions[text])
     }
