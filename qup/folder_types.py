@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from qup.model.folders import FolderRequest, Share
-from qup.protocols import Host, Problem
 from qup.trees import Leftovers
+
+if TYPE_CHECKING:
+    from qup.protocols import Host, Problem
 
 
 @dataclass

@@ -59,7 +59,18 @@ SLOW = (
 
 @pytest.mark.parametrize(
     "words",
-    ["status", "list", "ssh-config", "ip", "logs", "down", "kill", "destroy -y", "snapshot list"],
+    [
+        "status",
+        "list",
+        "ssh-config",
+        "ip",
+        "logs",
+        "down",
+        "kill",
+        "destroy -y",
+        "suspend",
+        "snapshot list",
+    ],
 )
 def test_a_verb_that_needs_no_qupfile_loads_nothing_slow(
     words: str, project: Callable[..., Path]

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
-from qup.api import CopyingType
 from qup.errors import ConfigError
+from qup.folder_types import CopyingType
 from qup.guest.folders.copy import Copy, Outcome
 from qup.guest.folders.link import Link
 from qup.guest.folders.ways import Way

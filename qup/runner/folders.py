@@ -7,8 +7,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from qup import namespaces
-from qup.api import MountingType
 from qup.errors import GuestError
+from qup.folder_types import MountingType
 from qup.folders import FolderFacts, find_obstacle
 from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
 from qup.model.folders import AUTO, FolderPlan, FolderRequest, owner_for

@@ -13,7 +13,6 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from qup import images
-from qup.api import Problem
 from qup.errors import ConfigError, MachineError, StateError
 from qup.files import write_atomic
 from qup.guest.cd import write_cd
@@ -25,6 +24,7 @@ from qup.model.seed import Seed, SeedForm
 from qup.model.state import State
 from qup.model.units import format_size
 from qup.paths import MachineFolder, SshFolder, make_private
+from qup.protocols import Problem
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.drives import prepare_disks

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qup.api import Parcel
 from qup.errors import GuestError
+from qup.folder_types import Parcel
 from qup.guest.folders.changes import Changes, find_changes, write_removal
 from qup.guest.folders.journal import GONE, UNSURE, Journal, pack, unpack
 from qup.guest.folders.link import CommandFailed, Link

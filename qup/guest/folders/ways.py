@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from qup.api import CopyingType
 from qup.errors import HostError
+
+if TYPE_CHECKING:
+    from qup.folder_types import CopyingType
 
 
 @dataclass(frozen=True)
