@@ -69,6 +69,7 @@ def _run_for_others(work: Starting, first: Started, box: Box, draft: Draft) -> T
     except NoTemplate as exc:
         work.ctx.tell(work.name, f"no provisioned template: {exc}")
         if observe(work.folder, thorough=False).alive:
+            work.bring_folders(plan, state)
             return first._replace(state=state, done=numbers)
         reason = Origin(reason="the machine that was to be a template ended")
         old = read_state(work.folder)

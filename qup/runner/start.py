@@ -175,7 +175,8 @@ class Starting(Work):
         if old is None and login and not (origin.template and origin.template.steps):
             finish_first_boot(self.ctx, self.folder, plan)
             watch.lap("first-boot")
-        if self.bring_folders(plan, state):
+        # Steps that a template has behind it have said that they use no folder.
+        if draft is None and self.bring_folders(plan, state):
             watch.lap("folders")
         return Started(plan, state, origin, failures)
 

@@ -97,10 +97,10 @@ def _find_obstacle(step: ProvisionStep, plan: Plan, after: Sequence[str]) -> str
     before = [other.name for other in plan.provision if other.on not in MOMENTS]
     if before:
         return f"{before[0]} may change on this computer what the steps use"
-    if plan.folders:
-        return f"its steps may read the folder {plan.folders[0].guest}"
     if step.share:
         return None
+    if plan.folders:
+        return f"{step.name} may read the folder {plan.folders[0].guest}"
     others = [nic.mode for nic in plan.nics if nic.plan.netdev.get("type") != USER]
     if others or after:
         whom = after[0] if after else f"other machines (network mode {others[0]})"

@@ -92,10 +92,10 @@ def test_steps_that_may_talk_to_others_are_shared_only_where_that_is_said() -> N
     assert planned(step("a", share="name"), after=("db",), plan=plan).steps == (1,)
 
 
-def test_steps_that_may_read_folders_are_nobody_elses() -> None:
+def test_steps_that_may_read_folders_are_shared_only_where_that_is_said() -> None:
     plan = replace(PLAN, folders=(FolderPlan("folder0", ".", "/srv/app", "copy"),))
-    found = planned(step("a", share="name"), plan=plan)
-    assert (found.steps, found.steps_obstacle) == ((), "its steps may read the folder /srv/app")
+    found = planned(step("a", share="name"), step("b"), plan=plan)
+    assert (found.steps, found.steps_obstacle) == ((1,), "b may read the folder /srv/app")
 
 
 def test_no_option_is_kept() -> None:

@@ -105,6 +105,39 @@ def test_another_name_or_content_makes_another_one(lab: Lab) -> None:
     (lab.folder / "app").write_text("version 1\n")
 
 
+def test_steps_that_use_no_folder_come_with_one_to_machines_with_folders(lab: Lab) -> None:
+    """They run before the folders are there, and the others in each machine, behind them."""
+    text = """
+        [[machine.folders]]
+        host = "src"
+        guest = "/srv/src"
+        [[machine.provision]]
+        name = "base"
+        share = "name"
+        shell = "ls /srv >/root/ran"
+        [[machine.provision]]
+        name = "build"
+        shell = "cat /srv/src/x >>/root/ran"
+        [machines.folders]
+        """
+    (lab.folder / "src").mkdir()
+    (lab.folder / "src" / "x").write_text("1\n")
+    lab.write(SMALL + text)
+    assert "base can come with one, no more: build may read the folder /srv/src" in (
+        lab("plan").ok().stdout
+    )
+    said = lab("up", "folders").ok().stderr
+    assert "provisioning: base:" in said
+    assert "1 step skipped" in said
+    lab("destroy", "-y", "folders").ok()
+    (lab.folder / "src" / "x").write_text("2\n")
+    said = lab("up", "folders").ok().stderr
+    assert "provisioning: base:" not in said
+    assert lab.sh(RAN, "folders") == "2\n"
+    lab("destroy", "-y", "folders").ok()
+    lab.write(SMALL + STEPS + MACHINES)
+
+
 def test_steps_that_do_not_look_at_the_name(lab: Lab) -> None:
     step = """
         [[machine.provision]]
