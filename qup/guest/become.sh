@@ -7,7 +7,8 @@
 # host_key, host_public_key, addresses (lines of "card's-old-mac old/prefix new/prefix"), macs
 # (lines of "old new") and moved (the old mac of each card whose DHCP server is another one now).
 #
-# It is for any guest with sshd; what a guest doesn't have is skipped. The time and the random
+# It is for any guest with OpenSSH's sshd; what a guest doesn't have is skipped. Box tiny has
+# become_tiny.sh. The time and the random
 # pool are right already.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 umask 022
@@ -57,16 +58,13 @@ wait_for_sshd() {
     while [ -z "$inode" ] || [ "$inode" = "$old_inode" ]; do
         tries=$((tries + 1))
         [ $tries -lt 300 ] || fail 'sshd does not start anew'
-        # A whole system has more to do than to start programs that wait.
-        if [ "$tiny" ]; then usleep 20000; else sleep 0.1; fi
+        sleep 0.1
         find_listener
     done
 }
 
 newline='
 '
-tiny=
-[ ! -x /usr/lib/qup/pid1 ] || tiny=yes
 systemd=
 [ ! -d /run/systemd/system ] || systemd=yes
 
@@ -86,9 +84,8 @@ done
 
 # --- names --------------------------------------------------------------------------------
 
-name=$hostname
 # As cloud-init does it: a name with dots is the full one, and the first part is the host's.
-[ "$tiny" ] || name=${hostname%%.*}
+name=${hostname%%.*}
 echo "$name" >/proc/sys/kernel/hostname || fail 'the host name'
 echo "$name" >/etc/hostname
 replace "$old_hostname" "$name" /etc/hosts /etc/mailname /var/lib/cloud/data/*-hostname
@@ -123,20 +120,10 @@ if [ -d "$cloud/instances/$old_instance" ] && [ "$instance" != "$old_instance" ]
     done
     [ $# = 0 ] || sed -i "s|$old_instance|$instance|g;s|$old_hostname|$name|g" "$@"
 fi
-if [ "$tiny" ]; then
-    echo "$instance" >/var/lib/qup/instance-id
-    replace "$old_instance" "$instance" /var/lib/qup/result /run/qup/result
-fi
 
 # --- keys ---------------------------------------------------------------------------------
 
-if [ "$tiny" ]; then
-    key=/etc/dropbear/host_ed25519
-    umask 077
-    # shellcheck disable=SC2059 # it is all octal
-    printf '%s\n' "$host_key" >$key.seed && printf "$dropbear_key" >$key || fail "the host's key"
-    umask 022
-elif [ -d /etc/ssh ]; then
+if [ -d /etc/ssh ]; then
     key=/etc/ssh/ssh_host_ed25519_key
     rm -f /etc/ssh/ssh_host_*
     (umask 077 && printf '%s\n' "$host_key" >$key) || fail "the host's key"
@@ -211,12 +198,10 @@ while read -r old new; do
             ip link set "$card" up
         }
         echo "$notified" >"$notify"
-        case " $moved" in # box tiny's DHCP client sees to it by itself
+        case " $moved" in
         *" $old"*)
-            [ "$tiny" ] || {
-                ip -4 addr flush dev "$card" scope global dynamic
-                rm -f /var/lib/NetworkManager/*-"$card".lease
-            }
+            ip -4 addr flush dev "$card" scope global dynamic
+            rm -f /var/lib/NetworkManager/*-"$card".lease
             ;;
         esac
     fi
@@ -233,28 +218,16 @@ END
 
 find_listener
 old_inode=$inode
-if [ "$tiny" ]; then
-    # Both are started again at once, as long as the file is there; the address stays.
-    : >/run/qup/restart
-    # DHCP comes first and can't wait: its packets tell QEMU's network the card's new address,
-    # and until then it may answer to the old one.
-    for file in /run/qup/pid.*; do
-        read -r pid <"$file" && kill "$pid"
-    done
-    (sleep 2 && rm -f /run/qup/restart && sync) >/dev/null 2>&1 </dev/null &
+rm -f /var/lib/dhcp/*.leases
+# sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
+pid=
+[ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid
+if [ "$pid" ]; then
+    kill -HUP "$pid" || fail 'sshd'
     wait_for_sshd
-else
-    rm -f /var/lib/dhcp/*.leases
-    # sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
-    pid=
-    [ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid
-    if [ "$pid" ]; then
-        kill -HUP "$pid" || fail 'sshd'
-        wait_for_sshd
-    elif [ "$systemd" ]; then
-        systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
-    fi
-    sync >/dev/null 2>&1 </dev/null &
+elif [ "$systemd" ]; then
+    systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
 fi
+sync >/dev/null 2>&1 </dev/null &
 echo 'qup: done'
 exit 0

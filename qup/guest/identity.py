@@ -93,11 +93,20 @@ def _set(variables: dict[str, str]) -> str:
     return "".join(f"{key}={shlex.quote(value)}\n" for key, value in variables.items())
 
 
-def make_waiting_script() -> str:
-    """What a guest runs, as root, before it is saved; it ends with :data:`WAITING`."""
-    program = base64.b64encode(make_program()).decode()
-    become = _read_script("become.sh")
-    return _script("wait.sh", {"port": PORT, "refresh": program, "become": become})
+def make_waiting_script(*, hold: bool = False) -> str:
+    """What a guest runs, as root, before it is saved; it ends with :data:`WAITING`.
+
+    Args:
+        hold: whether its sshd may stop to listen until it has become a machine.
+    """
+    variables = {
+        "port": PORT,
+        "refresh": base64.b64encode(make_program()).decode(),
+        "become": _read_script("become.sh"),
+        "become_tiny": _read_script("become_tiny.sh"),
+        "hold": "yes" if hold else "",
+    }
+    return _script("wait.sh", variables)
 
 
 def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_id: str) -> str:

@@ -1,7 +1,8 @@
 # Runs as root in a guest that is about to be saved as a template: leaves a process behind that
 # waits at the second serial port for what will make a restored guest a machine of its own.
 #
-# Before it, qup sets: port, refresh (a program, in base64).
+# Before it, qup sets: port, refresh (a program, in base64), and hold, if nobody shall get in any
+# more until it is a machine.
 set -eu
 umask 077
 
@@ -36,11 +37,68 @@ wait_for_leases() {
     done
 }
 
+list_cards() { # -> the address and the name of each
+    local path address
+    for path in /sys/class/net/*; do
+        read -r address <"$path/address" 2>/dev/null || continue
+        printf '%s %s ' "$address" "${path##*/}"
+    done
+}
+
+list_lists() { # -> those of keys
+    local file
+    for file in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
+        [ ! -f "$file" ] || printf '%s ' "$file"
+    done
+}
+
+# What become_tiny.sh has put off in a guest that is a restored one itself: it is done now.
+end_put_off() {
+    [ -x /usr/lib/qup/pid1 ] || return 0
+    [ -p /run/qup/late.now ] || mkfifo -m 600 /run/qup/late.now
+    [ ! -e /run/qup/late ] || echo 1<>/run/qup/late.now
+    while [ -e /run/qup/late ]; do usleep 20000; done
+}
+
+# Box tiny: sshd is started anew and waits for its host key, which is the first thing that it
+# reads, from a pipe. A restored guest writes that, and has no program to start. When sshd
+# listens it writes its process id, into another pipe. A box of before knows nothing of that.
+hold_sshd() {
+    local run=/run/qup pid
+    [ "$hold" ] && grep -qs waiting.key /usr/lib/qup/pid1 || return 0
+    read -r pid <$run/pid.sshd || fail 'sshd has no process id'
+    mkfifo -m 600 $run/waiting.key $run/waiting.pid
+    echo yes >$run/waiting
+    : >$run/restart
+    kill "$pid"
+    until is_held; do usleep 20000; done
+    rm $run/restart
+}
+
+# Whether there is an sshd that waits for somebody to open a pipe.
+is_held() {
+    local process name at
+    for process in /proc/[0-9]*; do
+        name= at=
+        read -r name <"$process/comm" && [ "$name" = dropbear ] || continue
+        read -r at <"$process/wchan" || : # it has no end of line
+        [ "$at" != wait_for_partner ] || return 0
+    done 2>/dev/null
+    return 1
+}
+
+end_put_off
 # A place that programs may be started from.
 for folder in /dev/shm /run /tmp /var/tmp /root; do
     place=$folder/.qup-template
     mkdir "$place" 2>/dev/null || continue
-    printf %s "$become" >"$place/body"
+    {
+        if [ -x /usr/lib/qup/pid1 ]; then
+            printf "cards='%s' lists='%s'\\n%s" "$(list_cards)" "$(list_lists)" "$become_tiny"
+        else
+            printf %s "$become"
+        fi
+    } >"$place/body"
     echo "$refresh" | base64 -d >"$place/refresh"
     chmod 700 "$place/refresh"
     head -c 72 /dev/zero | "$place/refresh" 2>/dev/null && break
@@ -56,6 +114,7 @@ wait_for_first_boot
 wait_for_leases
 # It is of the template; what a restored guest has in its place is another one.
 [ ! -x /usr/lib/qup/pid1 ] || umount /run/qup/seed 2>/dev/null || :
+hold_sshd
 sync
 # What is sourced removes the folder; without it, the guest stays as it is.
 setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" <&4 >&4 2>&1 4>&- &

@@ -20,6 +20,10 @@ from qup.qemu.qmp import CommandFailed, MonitorError, QmpEvent
 
 UNLIMITED = 1 << 40
 """Bytes a second: QEMU's own limit is for networks."""
+LATE_ANNOUNCEMENT = {"announce-rounds": 1, "announce-initial": 30_000}
+"""QEMU has a guest announce its addresses five times within half a second, when those of one from
+a template are still the template's; so once, after 30 s. Without any round QEMU 7.2 dies when the
+guest restarts."""
 NAME = "state"
 """What QEMU calls the descriptor."""
 COMPLETED, FAILED = "completed", "failed"
@@ -93,8 +97,8 @@ def _migrate(
         # A QEMU that can't leave memory out saves all of it anyway.
         with contextlib.suppress(*([CommandFailed] if whole else [])):
             _enable(monitor, "x-ignore-shared", not whole)
-        if whole:
-            monitor.execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
+        parameters = {"max-bandwidth": UNLIMITED} if whole else LATE_ANNOUNCEMENT
+        monitor.execute("migrate-set-parameters", parameters)
         monitor.execute("getfd", {"fdname": NAME}, fds=(handle,))
         for command in commands:
             uri = {} if command == "stop" else {"uri": f"fd:{NAME}"}

@@ -254,7 +254,7 @@ class _Making:
                     keys,
                     self.name,
                     ssh.AS_ROOT,
-                    input=make_waiting_script(),
+                    input=make_waiting_script(hold=True),
                     timeout=self.golden.boot_timeout,
                 )
             except HostError as exc:
