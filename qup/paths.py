@@ -126,6 +126,11 @@ class MachineFolder(NamedTuple):
         return self.root / "hosts"
 
     @property
+    def mounting(self) -> Path:
+        """There when the guest was ever told to mount folders by itself."""
+        return self.root / "mounting"
+
+    @property
     def disk(self) -> Path:
         return self.root / "disk.qcow2"
 

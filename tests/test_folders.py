@@ -9,7 +9,7 @@ import pytest
 
 from qup import qupfile
 from qup.builtin.folder_9p import NineP
-from qup.folders import FolderFacts, plan_folders
+from qup.folders import NO_VIRTIOFS, FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.config import Config
 from qup.model.folders import FolderPlan
@@ -77,6 +77,7 @@ def test_places_in_the_guest_that_are_refused(place: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ('type = "virtiofs"', "4:8 qup has no virtiofs: a guest that has it can't be restored"),
         ('type = "nfs"', "4:8 unknown folder type 'nfs'"),
         ('type = "9p"\nexclude = ["x"]', "'exclude' is for folders that are copied"),
         ('type = "9p"\ndelete = true', "'delete' is for folders that are copied"),
@@ -117,7 +118,7 @@ def test_folders_are_mounted_where_that_is_sound_and_say_why_not() -> None:
         "logs -> /srv/logs (copy)",
         "tools -> /srv/tools (9p read-only)",
     ]
-    assert found[0].reason == ""
+    assert found[0].reason == f"not virtiofs: {NO_VIRTIOFS}"
     assert "'exclude'" in found[1].reason
     assert found[2].reason == ""
 
@@ -126,7 +127,9 @@ def test_a_type_by_what_box_and_computer_can() -> None:
     def choose(mounts: tuple[str, ...] | None, **facts: Any) -> tuple[str, str]:
         (folder,) = plan(ONE, mounts, **facts)
         assert folder.chosen
-        return folder.type, folder.reason
+        first, _, rest = folder.reason.partition("; ")
+        assert first == f"not virtiofs: {NO_VIRTIOFS}"
+        return folder.type, rest
 
     assert choose(None) == ("9p", "")
     assert choose(("9p",)) == ("9p", "")

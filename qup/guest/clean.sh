@@ -56,6 +56,8 @@ remove /etc/ssh/ssh_host_* /etc/dropbear/*host*
 [ ! -e /etc/machine-id ] || empty /etc/machine-id
 [ -L /var/lib/dbus/machine-id ] || remove /var/lib/dbus/machine-id
 [ ! -f /etc/hosts ] || sed "/^$begin\$/,/^$end\$/d" /etc/hosts | refill /etc/hosts
+remove /etc/systemd/system/qup-folders.service \
+    /etc/systemd/system/sysinit.target.wants/qup-folders.service
 remove /var/lib/qup/* /etc/profile.d/qup* /etc/docker/key.json /var/lib/docker/engine-id
 # A Docker host's key, and who may speak to it: without them its engine listens in the guest alone.
 remove /etc/docker/tls /etc/systemd/system/docker.service.d/qup.conf

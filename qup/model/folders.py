@@ -71,7 +71,7 @@ class FolderPlan:
     """A folder of this computer in the guest.
 
     Attributes:
-        id: ``folder0`` ...: its place in the Qupfile; also the tag by which a guest mounts it.
+        id: ``folder0`` ...: its place in the Qupfile.
         host: the folder, as the Qupfile names it.
         guest: where the guest has it.
         type: what a plugin has registered, or :data:`COPY`.
@@ -81,6 +81,9 @@ class FolderPlan:
         exclude: patterns of what is not copied.
         delete: remove from the copy what isn't in the folder, whoever put it there.
         share: how it is mounted; None for one that is copied.
+        tag: by which a guest finds it that was booted with it: the id, and a digest of what is
+            where. One that restarts can't take one folder for another this way when the Qupfile
+            has changed.
     """
 
     id: str
@@ -93,6 +96,7 @@ class FolderPlan:
     exclude: tuple[str, ...] = ()
     delete: bool = False
     share: Share | None = None
+    tag: str = ""
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Self:
@@ -107,7 +111,7 @@ class FolderPlan:
     @property
     def source(self) -> str:
         """What the guest mounts."""
-        return (self.share and self.share.source) or self.id
+        return (self.share and self.share.source) or self.tag or self.id
 
     def __str__(self) -> str:
         extra = " read-only" if self.read_only else ""

@@ -36,7 +36,8 @@ def describe_share(folder: FolderPlan, path: Path) -> tuple[Options, Options]:
     backend, device = dict(folder.share.backend), dict(folder.share.device)
     fsdriver, driver = backend.pop("fsdriver"), device.pop("driver")
     backend = {"id": folder.id, "path": os.fspath(path), **backend}
-    return (fsdriver, backend), (driver, {"fsdev": folder.id, "mount_tag": folder.id, **device})
+    tag = folder.tag or folder.id
+    return (fsdriver, backend), (driver, {"fsdev": folder.id, "mount_tag": tag, **device})
 
 
 @dataclass(frozen=True)

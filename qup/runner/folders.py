@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from qup import namespaces
 from qup.errors import GuestError
+from qup.files import write_atomic
 from qup.folder_types import MountingType
 from qup.folders import FolderFacts, find_obstacle
-from qup.guest.folders.mounts import CannotMount, mount_folder, unmount_folder
+from qup.guest.folders.mounts import CannotMount, keep_mounts, mount_folder, unmount_folder
 from qup.model.folders import AUTO, FolderPlan, FolderRequest, owner_for
 from qup.model.plan import Plan
 from qup.model.state import State
@@ -100,11 +101,15 @@ def attach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str,
         GuestError: the guest can't mount a folder, and it wasn't left to qup how it gets it.
     """
     link, rest, changed = link_to(folder, runtime_of(state)), [], False
-    for item in mounted_of(plan):
+    mounted = mounted_of(plan)
+    if mounted and not folder.mounting.exists():
+        write_atomic(folder.mounting, "", durable=False)
+    for item in mounted:
         try:
             with ctx.phase(folder.name, "mount", f"mounting {item.host} at {item.guest}") as phase:
-                found = mount_folder(link, item)
-                phase.result = item.type if found.fresh else "it was mounted"
+                found = mount_folder(link, item, mounted)
+                said = "; ".join(filter(None, (item.type, item.reason)))
+                phase.result = said if found.fresh else "it was mounted"
                 changed = changed or found.fresh
         except CannotMount as exc:
             if not item.chosen:
@@ -121,7 +126,14 @@ def attach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str,
                 level="warning",
                 hint="only root and that user can write to what is yours",
             )
+    if rest or (not mounted and folder.mounting.exists()):
+        keep_mounts(link, [item for item in mounted if item.id not in rest])
     return Attached(tuple(rest), changed)
+
+
+def has_folders(folder: MachineFolder, plan: Plan) -> bool:
+    """Whether a guest has folders, or may believe so."""
+    return bool(plan.folders) or folder.mounting.exists()
 
 
 def detach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str, Any]) -> None:

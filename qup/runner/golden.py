@@ -79,7 +79,10 @@ def plan_golden(plan: Plan) -> Plan:
     seed = replace(plan.seed, instance_id=fresh.uuid, hostname=hostname, nics=told)
     # The card is there, and nobody looks.
     display = plan.display and DisplayPlan(NONE, NONE)
-    return replace(plan, identity=fresh, nics=nics, seed=seed, display=display, provision=())
+    folders = tuple(replace(folder, tag=folder.id) for folder in plan.folders)
+    return replace(
+        plan, identity=fresh, nics=nics, seed=seed, display=display, provision=(), folders=folders
+    )
 
 
 def _anonymous(nic: Nic, machine_id: str, index: int, taken: set[str] | None) -> Nic:

@@ -28,7 +28,7 @@ from qup.runner import drives
 from qup.runner.boxes import find_own
 from qup.runner.context import Context
 from qup.runner.environment import share_environment
-from qup.runner.folders import bring_folders
+from qup.runner.folders import bring_folders, has_folders
 from qup.runner.incoming import describe_misfit, find_misfit, hardware_of, load_guest
 from qup.runner.materials import find_stock, now
 from qup.runner.observe import Observation, observe
@@ -332,6 +332,6 @@ class _Restoring:
             self.ctx.tell(self.name, text, level="warning")
         share_names(self.ctx, self.config, login=login)
         share_environment(self.ctx, self.config, login=login)
-        if login and plan.folders:
+        if login and has_folders(self.folder, plan):
             bring_folders(self.ctx, self.folder, plan, state)
         return failures

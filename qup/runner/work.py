@@ -13,7 +13,7 @@ from qup.model.plan import Plan
 from qup.model.state import State
 from qup.paths import MachineFolder
 from qup.runner.context import Context
-from qup.runner.folders import bring_folders
+from qup.runner.folders import bring_folders, has_folders
 from qup.runner.foreground import Attach
 from qup.runner.prepare import identity_of, make_plan, new_identity
 from qup.runner.provision import DURING, Wanted, provision
@@ -94,7 +94,7 @@ class Work:
 
     def bring_folders(self, plan: Plan, state: State) -> bool:
         """Mount and copy folders into a guest that is up; whether there was anything to do."""
-        if not plan.folders:
+        if not has_folders(self.folder, plan):
             return False
         if not plan.seed_form.login:
             self.ctx.tell(self.name, "gets no folders: nobody can log in to it", level="warning")
