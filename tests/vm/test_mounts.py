@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from qup import namespaces
-from tests.vm.lab import Lab, open_lab, wait_until
+from tests.vm.lab import Lab, open_lab
 
 pytestmark = [
     pytest.mark.vm,
@@ -39,8 +38,6 @@ shell = "cat /srv/app/greeting >/etc/greeting"
 [machines.two]
 """
 
-
-NOBODY = 65534
 
 COPIED = """
 [[machine.folders]]
@@ -176,7 +173,8 @@ def test_rsync_copies_into_a_real_guest(lab: Lab) -> None:
     done = lab("sync", "one", timeout=300).ok()
     assert "9 sent by rsync" in done.stderr, done
     assert (
-        lab.sh("cd /srv/data && find . -type f -exec cat {} + | grep -ac '^odd$'", "one") == "6\n"
+        lab.sh("cd /srv/data && find . -type f -size -2k -exec cat {} + | grep -ac '^odd$'", "one")
+        == "6\n"
     )
     assert lab.sh("stat -c '%U %a' /srv/data/large; readlink /srv/data/link", "one") == (
         "debian 644\nsub\n"
@@ -194,36 +192,6 @@ def test_rsync_copies_into_a_real_guest(lab: Lab) -> None:
     assert "No such file" in sums
 
 
-def test_a_guest_that_restarts_mounts_what_it_should_and_no_more(lab: Lab) -> None:
-    """By a service that follows the Qupfile, and knows folders by more than their place in it."""
-    lab.sh(
-        "sudo mkdir /srv/old; tag=$(awk '$2 == \"/srv/tools\" { print $1 }' /proc/mounts)"
-        " && sudo umount /srv/tools && sudo mount -t 9p -o trans=virtio $tag /srv/old"
-        " && sudo sed -i 's|/srv/tools|/srv/old|g' /var/lib/qup/mount-folders",
-        "one",
-    )
-    lab("up", "one").ok()
-    said = lab.sh("cat /var/lib/qup/mount-folders; ls -A /srv/old", "one")
-    found = re.findall(r" folder\d-\w{8} (\S+)$", said, re.MULTILINE)
-    assert found == ["/srv/app", "/srv/tools"], said
-    assert "/srv/old" not in said
-    boot = lab.sh("cat /proc/sys/kernel/random/boot_id", "one")
-    lab("ssh", "one", "--", "sudo reboot")
-
-    def is_back() -> bool:
-        done = lab("ssh", "one", "--", "cat /proc/sys/kernel/random/boot_id", timeout=60)
-        return done.code == 0 and done.stdout not in ("", boot)
-
-    assert wait_until(is_back, 400)
-    (lab.folder / "greeting").write_text("after all\n")
-    said = lab.sh("cat /srv/app/greeting && ls /srv/tools && ! touch /srv/tools/x 2>&1", "one")
-    assert said.startswith("after all\nt\n")
-    assert "Read-only" in said
-    assert lab.sh("systemctl --failed --no-legend", "one") == ""
-    assert lab("up", "one").ok().stderr.count("it was mounted") == 2
-    (lab.folder / "greeting").write_text("while it slept\n")
-
-
 def test_another_machine_comes_from_the_template_and_mounts_too(lab: Lab) -> None:
     done = lab("up", "two", timeout=600).ok()
     assert "restoring template" in done.stderr
@@ -233,35 +201,3 @@ def test_another_machine_comes_from_the_template_and_mounts_too(lab: Lab) -> Non
     assert ". -> /srv/app (9p)" in plan
     lab("down", "two", timeout=200).ok()
     assert len([*lab.box.runtime.glob("qup/*/folders")]) == 1, "those of the other one"
-
-
-@pytest.mark.root
-def test_a_user_without_privileges_has_mounted_folders_too(lab: Lab) -> None:
-    """What is that user's here is the guest's user's there, and the other way round."""
-    # It reads this tree and this Python, wherever they are, and has no other privilege; QEMU has
-    # not even that.
-    able = "+dac_read_search"
-    prefix = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
-              f"--inh-caps=-all,{able}", f"--ambient-caps=-all,{able}")  # fmt: skip
-    with open_lab(Path("/"), QUPFILE, prefix=prefix, templates=True) as other:
-        other.cache = other.box.root / "cache"
-        (other.folder / "greeting").write_text("to anybody\n")
-        (other.folder / "tools").mkdir()
-        state = lab.inspect("one")["state"]
-        for kind, name in (("boxes", state["box_digest"][:16]), ("templates", state["template"])):
-            (other.cache / kind).mkdir(parents=True, mode=0o700)
-            places = [str(lab.cache / kind / place) for place in (name, "current")]
-            subprocess.run(["cp", "-a", *places, other.cache / kind], check=True)
-        subprocess.run(["chown", "-R", f"{NOBODY}:{NOBODY}", other.box.root], check=True)
-        done = other("up", "two", timeout=900).ok()
-        assert "restoring template" in done.stderr, done
-        proc = Path(f"/proc/{other.pid('two')}")
-        assert re.search(r"CapEff:\s+0000000000000000", (proc / "status").read_text())
-        said = other.sh(
-            "cat /srv/app/greeting; sudo sh -c 'echo root >/srv/app/r'; echo me >/srv/app/m;"
-            " stat -c %U /srv/app/greeting /srv/app/r; sudo ls -A /srv/app/.qup",
-            "two",
-        )
-        assert said == "to anybody\ndebian\ndebian\n"
-        for name in ("r", "m"):
-            assert (other.folder / name).stat().st_uid == NOBODY
