@@ -16,7 +16,7 @@ CA, CERTIFICATE, KEY = (f"{TLS}/{name}.pem" for name in ("ca", "server", "server
 DAEMON = "/etc/docker/daemon.json"
 KEYS = "/etc/docker/qup.json"
 """Which keys of ``daemon.json`` are qup's, so that one that leaves the Qupfile leaves the file."""
-NAME, SOCKET = "docker.service", "docker.socket"
+NAME = "docker.service"
 UNIT = f"/etc/systemd/system/{NAME}.d/qup.conf"
 PATHS = (CA, CERTIFICATE, KEY, DAEMON, KEYS, UNIT)
 
@@ -29,8 +29,8 @@ CLIENT_PACKAGE = "docker-cli"
 PATIENCE = 600
 """Seconds that apt waits for another one: a guest may bring itself up to date when it boots."""
 
-MASKS = "/run/systemd/system"
-"""Where ``systemctl --runtime mask`` puts its links."""
+HOLD = f"/run/systemd/system/{NAME}.d/qup-hold.conf"
+"""A drop-in whose condition is never met: the unit is enabled, and not started."""
 
 LISTEN = "-H tcp://0.0.0.0:2376 --tlsverify"
 
@@ -60,7 +60,7 @@ class Systemd:
     def restart(self, changed: Sequence[str]) -> str:
         lines = ["set -eu"]
         if UNIT in changed:
-            lines += [_UNMASK, "systemctl daemon-reload"]
+            lines += [f"rm -f {HOLD}", "systemctl daemon-reload"]
         # A new CA is a new machine. The engine's id is told to others, and one that a template or
         # another machine's disk has brought would be two engines'.
         if CA in changed:
@@ -156,16 +156,11 @@ def merge_daemon(daemon: str, old: str, keys: Mapping[str, Any]) -> str:
     return json.dumps({**kept, **keys}, indent=2, sort_keys=True) + "\n"
 
 
-_UNMASK = f"""for unit in {NAME} {SOCKET}; do
-    [ ! {MASKS}/$unit -ef /dev/null ] || rm -f {MASKS}/$unit
-done"""
-
-
 def write_installation(facts: Facts) -> str | None:
     """A script that installs an engine; None where we know of no way.
 
     The engine is not started by its package: it would be started twice, the first time for
-    nobody. Masks in /run are gone after a boot, whatever becomes of this script.
+    nobody. What is in /run is gone after a boot, whatever becomes of this script.
 
     Recommended packages are left out: the engine's are tools for building that few use in a guest.
     """
@@ -173,13 +168,15 @@ def write_installation(facts: Facts) -> str | None:
         return None
     return f"""set -e
 export DEBIAN_FRONTEND=noninteractive
-unmask() {{
-    {_UNMASK}
+let_go() {{
+    rm -f {HOLD}
     systemctl daemon-reload
 }}
-trap unmask EXIT
+trap let_go EXIT
 trap 'exit 1' HUP INT TERM
-systemctl --quiet --runtime mask {NAME} {SOCKET}
+mkdir -p {HOLD.rpartition("/")[0]}
+printf '[Unit]\\nConditionPathExists=!/\\n' >{HOLD}
+systemctl daemon-reload
 dpkg --configure -a
 apt-get -q update
 client=

@@ -16,6 +16,7 @@ from qup_docker.guests import END, ROOT, Facts, File, parse_facts, write_files
 from qup_docker.options import make_options
 from qup_docker.systemd import (
     DAEMON,
+    HOLD,
     KEYS,
     PATHS,
     UNIT,
@@ -334,8 +335,8 @@ def test_an_engine_is_installed(guest: FakeGuest) -> None:
     (words,) = [words for words in guest.ran if "apt-get -q install" in str(words)]
     assert "docker.io apparmor" in words[-1]
     # It starts once, when it has been told who may speak to it.
-    assert words[-1].index("mask docker.service docker.socket") < words[-1].index("apt-get")
-    assert "trap unmask EXIT" in words[-1]
+    assert words[-1].index(HOLD) < words[-1].index("apt-get")
+    assert "trap let_go EXIT" in words[-1]
     assert scripts(guest)[0].count("systemctl restart docker.service") == 1
 
 
