@@ -51,7 +51,8 @@ def test_a_plugin_imports_the_api_alone(path: Path) -> None:
 
 
 SLOW = (
-    "cryptography", "http.client", "importlib.metadata", "pluggy", "pycdlib", "pydantic", "rich",
+    "cryptography", "decimal", "http.client", "importlib.metadata", "pluggy", "pycdlib",
+    "pydantic", "rich",
     "qup.model.config", "qup.planner", "qup.plugins", "qup.qupfile",
 )  # fmt: skip
 """What is for reading a Qupfile, for planning and for making: each some or many milliseconds."""

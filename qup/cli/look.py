@@ -13,7 +13,6 @@ from qup.errors import MachineError
 from qup.model.units import format_size
 from qup.paths import MachineFolder, Project
 from qup.qemu.memory import read_memory
-from qup.runner.disk_use import read_disk_use
 from qup.runner.observe import NOT_CREATED, Observation, observe, require_alive
 from qup.runner.roster import read_roster
 
@@ -97,6 +96,8 @@ def _memory(data: dict[str, Any]) -> tuple[str, str]:
 
 
 def _disk_of(folder: MachineFolder) -> dict[str, int] | None:
+    from qup.runner.disk_use import read_disk_use  # only who asks for it pays for it
+
     use = read_disk_use(folder)
     return use and use._asdict()
 

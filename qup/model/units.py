@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -15,7 +14,7 @@ _SIZE = re.compile(
 )
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,3})?) ?(?P<unit>ms|s|m|h)?", re.ASCII)
 _SIZES = {"B": 1, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
-_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+_SECONDS = {"ms": "0.001", "s": "1", "m": "60", "h": "3600"}
 
 
 _SHOWN = 60
@@ -55,6 +54,8 @@ def parse_size(value: object, *, low: int, high: int) -> int:
                 f'{shorten(value)} is not a size; write "512M", "2G" or a number of MiB'
             )
         unit = (match["unit"] or "M")[0]
+        from decimal import Decimal  # only reading needs it, and status does not read
+
         exact = Decimal(match["number"]) * _SIZES[unit]
         count = -(-int(exact.to_integral_value(rounding="ROUND_CEILING")) // MIB) * MIB
     if count < low:
@@ -91,7 +92,9 @@ def parse_duration(value: object, *, high: float = 24 * 3600) -> float:
         match = _DURATION.fullmatch(value.strip(" "))
         if match is None:
             raise ValueError(f'{shorten(value)} is not a duration; write "90s", "5m" or "1h"')
-        seconds = float(Decimal(match["number"]) * _SECONDS[match["unit"] or "s"])
+        from decimal import Decimal  # as above
+
+        seconds = float(Decimal(match["number"]) * Decimal(_SECONDS[match["unit"] or "s"]))
     else:
         seconds = value
     if not 0 < seconds <= high:  # also false for NaN

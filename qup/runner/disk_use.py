@@ -1,6 +1,6 @@
 """What a machine takes of this computer's disk: its disks, snapshots and saved memory.
 
-``qup status`` imports this module: nothing slow is imported here.
+``qup status`` imports this module if it is asked: nothing slow is imported here.
 """
 
 from __future__ import annotations
