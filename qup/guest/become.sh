@@ -5,7 +5,8 @@
 # serial port is slow: hostname, old_hostname, instance, old_instance, machine_id, public_key and
 # old_public_key (the base64 in the middle of a line), comment and old_comment (its end),
 # host_key, host_public_key, addresses (lines of "card's-old-mac old/prefix new/prefix"), macs
-# (lines of "old new") and moved (the old mac of each card whose DHCP server is another one now).
+# (lines of "old new"), moved (the old mac of each card whose DHCP server is another one now) and
+# met (the old mac of each card that has neighbours).
 #
 # It is for any guest with OpenSSH's sshd; what a guest doesn't have is skipped. Box tiny has
 # become_tiny.sh. The time and the random
@@ -174,6 +175,17 @@ name_card() { # mac card profile...
     done
 }
 
+# The kernel makes a card's own IPv6 address of its MAC address, once: its neighbours would have the
+# same one. Who has it made by somebody else (mode 1 and up) is replaced anyway.
+renew_own_address() { # card
+    local switch=/proc/sys/net/ipv6/conf/$1/addr_gen_mode mode=
+    [ ! -f "$switch" ] || read -r mode <"$switch"
+    [ "$mode" = 0 ] || return 0
+    ip -6 addr flush dev "$1" scope link
+    echo 1 >"$switch"
+    echo 0 >"$switch"
+}
+
 # Routes stay as long as the card has an address: the new one moves up when the old one goes.
 while read -r mac old new; do
     [ "$mac" ] && find_card "$mac" || continue
@@ -198,6 +210,7 @@ while read -r old new; do
             ip link set "$card" up
         }
         echo "$notified" >"$notify"
+        case " $met" in *" $old"*) renew_own_address "$card" ;; esac
         case " $moved" in
         *" $old"*)
             ip -4 addr flush dev "$card" scope global dynamic

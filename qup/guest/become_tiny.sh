@@ -127,6 +127,17 @@ done
 
 # --- network cards --------------------------------------------------------------------------
 
+# The kernel makes a card's own IPv6 address of its MAC address, once: its neighbours would have the
+# same one.
+renew_own_address() { # card
+    local switch=/proc/sys/net/ipv6/conf/$1/addr_gen_mode mode=
+    [ ! -f "$switch" ] || read -r mode <"$switch"
+    [ "$mode" = 0 ] || return 0
+    ip -6 addr flush dev "$1" scope link
+    echo 1 >"$switch"
+    echo 0 >"$switch"
+}
+
 # Routes stay as long as the card has an address: the new one moves up when the old one goes.
 # shellcheck disable=SC2086 # a list
 set -- $addresses
@@ -153,6 +164,7 @@ while [ $# -gt 0 ]; do
             ip link set "$card" address "$2" || fail "the address of $card"
             ip link set "$card" up
         }
+        case " $met" in *" $1"*) renew_own_address "$card" ;; esac
     fi
     shift 2
 done

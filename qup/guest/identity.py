@@ -54,6 +54,7 @@ class Persona:
         macs: the addresses of its network cards, in their order.
         addresses: the fixed IP addresses of each card, with their prefixes.
         shared: for each card, whether its DHCP server is one that others have, too.
+        met: for each card, whether others are on its network.
     """
 
     hostname: str
@@ -62,17 +63,18 @@ class Persona:
     macs: tuple[str, ...]
     addresses: tuple[tuple[str, ...], ...]
     shared: tuple[bool, ...]
+    met: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, plan: Plan, user_key: KeyPair) -> Self:
         """The one that a plan gives."""
         macs = tuple(nic.mac for nic in plan.nics)
         addresses = tuple(nic.plan.address.addresses for nic in plan.nics)
-        shared = tuple(
-            nic.plan.address.dhcp and nic.plan.netdev.get("type") != "user" for nic in plan.nics
-        )
+        met = tuple(nic.plan.netdev.get("type") != "user" for nic in plan.nics)
+        dhcp = [nic.plan.address.dhcp for nic in plan.nics]
+        shared = tuple(map(all, zip(dhcp, met, strict=True)))
         seed = plan.seed
-        return cls(seed.hostname, seed.instance_id, user_key.public, macs, addresses, shared)
+        return cls(seed.hostname, seed.instance_id, user_key.public, macs, addresses, shared, met)
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -128,6 +130,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
         if one != other
     ]
     moved = [mac for mac, shared in zip(old.macs, new.shared, strict=True) if shared]
+    met = [mac for mac, others in zip(old.macs, new.met, strict=False) if others]
     return (
         _set(
             {
@@ -146,6 +149,7 @@ def make_identity_script(old: Persona, new: Persona, host_key: KeyPair, machine_
                 "macs": "\n".join(f"{one} {other}" for one, other in macs if one != other),
                 "addresses": "\n".join(addresses),
                 "moved": " ".join(moved),
+                "met": " ".join(met),
             }
         )
         + ". ./body\n"

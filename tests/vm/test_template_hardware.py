@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,9 +64,20 @@ def check_cards(lab: Lab, name: str) -> None:
     assert words[-3:] == [nic["mac"] for nic in lab.inspect(name)["plan"]["nics"]]
 
 
+def derive_own_address(mac: str) -> str:
+    """What Linux makes of a card's MAC address for IPv6 (RFC 4291, appendix A)."""
+    first, *rest = bytes.fromhex(mac.replace(":", ""))
+    end = bytes([first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:]])
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + end))
+
+
 def test_a_cluster_from_one_template(lab: Lab) -> None:
     for name in NODES:
         check_cards(lab, name)
+        mac = lab.inspect(name)["plan"]["nics"][2]["mac"]
+        said = lab.sh("ip -6 addr show dev eth2", name)
+        assert f"{derive_own_address(mac)}/64" in said
+        assert said.count("inet6 ") == 1
 
 
 def test_a_member_is_itself_after_reset_snapshot_and_reboot(lab: Lab) -> None:
