@@ -101,6 +101,12 @@ def test_the_example(lab: Lab) -> None:
         assert shown is None or said == shown, line
 
 
+def test_it_was_started_once(lab: Lab) -> None:
+    """By the step, when the engine had been told who may speak to it; not by the box before."""
+    said = lab.sh("journalctl --unit docker.service --output cat | grep ^Starting")
+    assert len(said.splitlines()) == 1
+
+
 def test_up_again_changes_nothing(lab: Lab) -> None:
     before = engine_id(lab)
     done = lab("up", timeout=300).ok()
