@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qup import namespaces
-from tests.vm.lab import Lab, open_lab
+from tests.vm.lab import Lab, open_lab, wait_until
 
 pytestmark = [
     pytest.mark.vm,
@@ -190,6 +190,36 @@ def test_rsync_copies_into_a_real_guest(lab: Lab) -> None:
     assert "theirs" in sums
     lab.write(QUPFILE)
     assert "No such file" in sums
+
+
+def test_a_guest_that_restarts_mounts_what_it_should_and_no_more(lab: Lab) -> None:
+    """By a service that follows the Qupfile, and knows folders by more than their place in it."""
+    lab.sh(
+        "sudo mkdir /srv/old; tag=$(awk '$2 == \"/srv/tools\" { print $1 }' /proc/mounts)"
+        " && sudo umount /srv/tools && sudo mount -t 9p -o trans=virtio $tag /srv/old"
+        " && sudo sed -i 's|/srv/tools|/srv/old|g' /var/lib/qup/mount-folders",
+        "one",
+    )
+    lab("up", "one").ok()
+    said = lab.sh("cat /var/lib/qup/mount-folders; ls -A /srv/old", "one")
+    found = re.findall(r" folder\d-\w{8} (\S+)$", said, re.MULTILINE)
+    assert found == ["/srv/app", "/srv/tools"], said
+    assert "/srv/old" not in said
+    boot = lab.sh("cat /proc/sys/kernel/random/boot_id", "one")
+    lab("ssh", "one", "--", "sudo reboot")
+
+    def is_back() -> bool:
+        done = lab("ssh", "one", "--", "cat /proc/sys/kernel/random/boot_id", timeout=60)
+        return done.code == 0 and done.stdout not in ("", boot)
+
+    assert wait_until(is_back, 400)
+    (lab.folder / "greeting").write_text("after all\n")
+    said = lab.sh("cat /srv/app/greeting && ls /srv/tools && ! touch /srv/tools/x 2>&1", "one")
+    assert said.startswith("after all\nt\n")
+    assert "Read-only" in said
+    assert lab.sh("systemctl --failed --no-legend", "one") == ""
+    assert lab("up", "one").ok().stderr.count("it was mounted") == 2
+    (lab.folder / "greeting").write_text("while it slept\n")
 
 
 def test_another_machine_comes_from_the_template_and_mounts_too(lab: Lab) -> None:
