@@ -15,7 +15,6 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=
 umask 022
 place=$PWD
 cd /
-rm -rf "$place"
 
 fail() {
     echo "qup: failed: $*"
@@ -98,9 +97,6 @@ if [ "$old_machine_id" ]; then
     if [ -f /var/lib/dbus/machine-id ] && [ ! -L /var/lib/dbus/machine-id ]; then
         echo "$machine_id" >/var/lib/dbus/machine-id
     fi
-    for folder in /var/log/journal /run/log/journal; do
-        [ ! -d "$folder/$old_machine_id" ] || mv "$folder/$old_machine_id" "$folder/$machine_id"
-    done
 fi
 
 # --- the first boot: it counts as this machine's --------------------------------------------
@@ -142,8 +138,6 @@ for file in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
     [ ! "$replaced" ] || let_in=yes
 done
 [ "$let_in" ] || fail 'nobody has the key of the template'
-
-[ ! -f /var/lib/systemd/random-seed ] || head -c 512 /dev/urandom >/var/lib/systemd/random-seed
 
 # --- network cards --------------------------------------------------------------------------
 
@@ -223,15 +217,21 @@ done <<END
 $macs
 END
 [ ! -f /var/lib/NetworkManager/secret_key ] || rm /var/lib/NetworkManager/secret_key
-# systemd starts them again at once, as after any failure.
+# systemd starts them again at once, as after any failure. A networkd that starts keeps the whole
+# guest busy for a second: on QEMU's own network alone, where nobody has to know at once who the
+# client is now, it stands still until somebody is logged in.
+late=
+[ "$moved$met" ] || [ -d /sys/fs/cgroup/system.slice/NetworkManager.service ] || late=$managers
 # shellcheck disable=SC2086
-[ ! "$managers" ] || kill -KILL $managers
+[ ! "$managers" ] || [ "$late" ] || kill -KILL $managers
 
 # --- services that have learned what was ----------------------------------------------------
 
 find_listener
 old_inode=$inode
-rm -f /var/lib/dhcp/*.leases
+for file in /var/lib/dhcp/*.leases; do
+    [ ! -f "$file" ] || rm -f "$file"
+done
 # sshd executes itself anew on SIGHUP; where systemd listens for it there is nothing to do.
 pid=
 [ ! -f /run/sshd.pid ] || read -r pid </run/sshd.pid
@@ -241,6 +241,26 @@ if [ "$pid" ]; then
 elif [ "$systemd" ]; then
     systemctl try-restart ssh.service sshd.service >/dev/null 2>&1
 fi
-sync >/dev/null 2>&1 </dev/null &
+
+# What can wait until somebody is logged in; a template or a snapshot of this guest has it done at
+# once (wait.sh).
+do_late() {
+    sleep 5 &
+    echo $! >/run/qup-late
+    wait $!
+    rm -rf "$place"
+    [ ! -f /var/lib/systemd/random-seed ] ||
+        head -c 512 /dev/urandom >/var/lib/systemd/random-seed
+    [ ! "$old_machine_id" ] || for folder in /var/log/journal /run/log/journal; do
+        [ ! -d "$folder/$old_machine_id" ] || mv "$folder/$old_machine_id" "$folder/$machine_id"
+    done
+    # shellcheck disable=SC2086 # they are numbers
+    [ ! "$late" ] || kill -KILL $late
+    sync
+    rm -f /run/qup-late
+}
+
+: >/run/qup-late
+do_late >/dev/null 2>&1 </dev/null &
 echo 'qup: done'
 exit 0

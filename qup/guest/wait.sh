@@ -52,8 +52,13 @@ list_lists() { # -> those of keys
     done
 }
 
-# What become_tiny.sh has put off in a guest that is a restored one itself: it is done now.
+# What become.sh has put off in a guest that is a restored one itself: it is done now.
 end_put_off() {
+    local pid=
+    while [ -e /run/qup-late ]; do
+        [ "$pid" ] || { read -r pid </run/qup-late && kill "$pid"; } || :
+        sleep 0.1
+    done 2>/dev/null
     [ -x /usr/lib/qup/pid1 ] || return 0
     [ -p /run/qup/late.now ] || mkfifo -m 600 /run/qup/late.now
     [ ! -e /run/qup/late ] || echo 1<>/run/qup/late.now

@@ -38,6 +38,7 @@ from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, make_pri
 from qup.qemu.argv import Memory
 from qup.qemu.cards import unplug_networks
 from qup.qemu.engine import Engine, start
+from qup.qemu.idleness import await_idleness
 from qup.qemu.migration import save_state
 from qup.qemu.qmp import MonitorClosed, MonitorError
 from qup.runner.context import Context
@@ -60,6 +61,8 @@ HOSTNAME = "qup-template"
 SAVE_TIMEOUT = 60.0
 WAIT_TIMEOUT = 30.0
 QUIT_TIMEOUT = 20.0
+IDLE_LIMIT = 10.0
+"""Seconds to wait for a guest that is never idle."""
 SPARE = 512 * MIB
 """Bytes that must stay free on the cache's file system: a full one kills the golden QEMU."""
 
@@ -167,6 +170,9 @@ class _Making:
         try:
             self._boot(engine)
             persona = self._make_wait()
+            # What it is busy with now would keep each restored guest busy: the end of the login,
+            # the new time.
+            await_idleness(engine.process.pid, limit=IDLE_LIMIT)
             with self.ctx.phase(self.name, "template", "saving the template") as phase:
                 self._save(engine)
                 template = Template(
