@@ -58,6 +58,12 @@ def hold_templates(ctx: Context, folder: MachineFolder, state: State) -> None:
         raise TemplateError("it was removed a moment ago")
 
 
+def let_go(folder: MachineFolder, template: str) -> None:
+    """Need a template no more from which a machine didn't come back; its snapshots may."""
+    if all(item.template != template for item in list_all(folder)):
+        (folder.held / template).unlink(missing_ok=True)
+
+
 def _link(source: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         source.touch(mode=0o600)

@@ -34,15 +34,17 @@ END = "# qup: end"
 _WRITE = f"""\
 set -e
 file=/etc/hosts
+new=$file.qup.$$  # a neighbour's start may do this at the same moment
+trap 'rm -f "$new"' EXIT
 touch "$file"
 awk -v begin='{BEGIN}' -v end='{END}' '
     $0 == begin {{ inside = 1 }}
     !inside
     $0 == end {{ inside = 0 }}
-' "$file" >"$file.qup"
-printf %s "$1" >>"$file.qup"
-chmod 644 "$file.qup"
-if cmp -s "$file" "$file.qup"; then rm "$file.qup"; else mv -f "$file.qup" "$file"; fi
+' "$file" >"$new"
+printf %s "$1" >>"$new"
+chmod 644 "$new"
+cmp -s "$file" "$new" || mv -f "$new" "$file"
 """
 _AS_ROOT = """\
 if [ "$(id -u)" = 0 ]; then exec sh -c "$1" sh "$2"

@@ -27,7 +27,7 @@ from qup.runner.environment import share_environment
 from qup.runner.firmware import find_firmware
 from qup.runner.firstboot import finish_first_boot
 from qup.runner.foreground import attach_console
-from qup.runner.holding import hold_templates
+from qup.runner.holding import hold_templates, let_go
 from qup.runner.layering import start_for_others
 from qup.runner.layout import layout_for
 from qup.runner.materials import check_disk, discard_disks, find_stock, now, prepare
@@ -164,6 +164,7 @@ class Starting(Work):
                 raise
             # It never was: killed from here on, it is a new one for the next `up`.
             self.folder.state.unlink(missing_ok=True)
+            let_go(self.folder, origin.template.id)
             set_aside(self.ctx, self.name, origin.template, exc.message)
             origin = Origin(reason="the template failed")
             state, failures = self._bring_up(plan, box, old, origin)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from qup.errors import Interrupted, MachineError, UsageError
+from qup.errors import Interrupted, MachineError, QupError, UsageError
 from qup.model.events import Finished
 from qup.model.state import State
 from qup.paths import MachineFolder
 from qup.runner.context import Context
 from qup.runner.copies import Copying, link_to, runtime_of
 from qup.runner.folders import bring_folders, bring_mounts
-from qup.runner.observe import require_alive
+from qup.runner.observe import observe, require_alive
 from qup.runner.running import Running
 from qup.runner.work import UpOptions
 from qup.trees import Tree
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 ALIVE_EVERY = 2.0
 """Seconds between two looks whether a machine still runs, while nothing changes."""
+
+ENDING = 2.0
+"""Seconds in which a machine whose connections break would be gone."""
 
 
 def sync(ctx: Context, config: MachineConfig) -> None:
@@ -88,13 +91,29 @@ def _watch(ctx: Context, rounds: Sequence[tuple[MachineFolder, Copying]]) -> NoR
             for folder, copying in rounds:
                 require_ready(folder)
                 if changed:
-                    with ctx.lock(folder):
-                        copying.run(cover)
+                    try:
+                        with ctx.lock(folder):
+                            copying.run(cover)
+                    except QupError:
+                        _look_for_an_end(folder)
+                        raise
             if watch.blind and not told:
                 text = f"nobody tells of changes ({watch.blind}): looking every few seconds"
                 ctx.tell("", text, level="warning")
             told = told or bool(watch.blind)
             changed = watch.wait(ALIVE_EVERY)
+
+
+def _look_for_an_end(folder: MachineFolder) -> None:
+    """That a machine has ended says more than a broken copy does.
+
+    Raises:
+        MachineError: it has ended, or does so now: its connections break before it is gone.
+    """
+    deadline = time.monotonic() + ENDING
+    while observe(folder, thorough=False).alive and time.monotonic() < deadline:
+        time.sleep(0.02)
+    require_ready(folder)
 
 
 def require_ready(folder: MachineFolder) -> State:

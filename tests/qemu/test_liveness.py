@@ -164,6 +164,7 @@ def test_real_qemu_holds_its_pidfile(tmp_path: Path, start: Start) -> None:
     more = more if sys.platform == "linux" else []
     process = start(*words, *more, "-uuid", machine, "-pidfile", str(path), start_new_session=True)
     until(lambda: liveness.holder(path) == process.pid)
+    until(lambda: path.read_text().strip() == str(process.pid))  # it is locked before it is written
     assert liveness.is_machine(process.pid, machine)
     assert liveness.signal_process(process.pid, machine, signal.SIGKILL)
     assert liveness.wait_gone(process.pid, 5)

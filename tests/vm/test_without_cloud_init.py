@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -61,7 +62,10 @@ def check_box(lab: Lab) -> None:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 if member.name == image.name:
-                    archive.extract(member, lab.folder, filter="data")
+                    content = archive.extractfile(member)
+                    assert content is not None
+                    with image.open("wb") as target:
+                        shutil.copyfileobj(content, target)
     subprocess.run(["qemu-img", "convert", "-O", "raw", image, raw], check=True)
     keys = lab.machine() / "ssh"
     secrets = [

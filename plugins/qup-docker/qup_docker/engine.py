@@ -42,11 +42,12 @@ def ask_version(folder: Path, address: str, port: int, *, patience: float = PATI
         raise MachineError(
             f"the certificate at {place} is not this machine's: {exc.verify_message}", hint=AGAIN
         ) from exc
-    except ssl.SSLEOFError as exc:
-        # QEMU takes connections for a guest in which nobody listens, and hangs up.
-        raise MachineError(f"no engine answers at {place}: it hung up", hint=AGAIN) from exc
     except ssl.SSLError as exc:
-        raise MachineError(f"no TLS with the engine at {place}: {exc.reason}", hint=AGAIN) from exc
+        # QEMU takes connections for a guest in which nobody listens, and hangs up.
+        hung_up = isinstance(exc, ssl.SSLEOFError) or exc.reason is None
+        said = "no engine answers" if hung_up else "no TLS with the engine"
+        reason = "it hung up" if hung_up else exc.reason
+        raise MachineError(f"{said} at {place}: {reason}", hint=AGAIN) from exc
     except (OSError, HTTPException, ValueError) as exc:
         reason = "nothing came within the time" if isinstance(exc, TimeoutError) else str(exc)
         raise MachineError(f"no engine answers at {place}: {reason}", hint=AGAIN) from exc

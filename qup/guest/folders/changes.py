@@ -80,18 +80,24 @@ def _is_folder(stamp: bytes) -> bool:
 _REMOVING = b"""
 cd %b || exit
 m=%b k=0
-# Some shells compare times by the second: where that does not tell, the size does.
+# A time alone does not tell: copies have the time of their originals, the guest's clock may be
+# behind that, and some shells compare seconds.
 changed() {
+  [ ! -L "$2" ] && [ -e "$2" ] && [ -e "$m" ] && [ ! "$m" -nt "$2" ] || return 1
+  if [ "$1" = - ]; then [ "$2" -nt "$m" ]
+  else [ "$(stat -c %%s:%%Y "$2" 2>/dev/null </dev/null)" != "$1" ]; fi
+}
+d() {
   [ ! -L "$2" ] && [ -e "$2" ] && [ -e "$m" ] || return 1
   [ "$2" -nt "$m" ] || { [ "$1" != - ] && [ ! "$m" -nt "$2" ] && [ "$(wc -c <"$2")" -ne "$1" ]; }
 }
 d() {
   n=$#
   while [ $n -gt 0 ]; do
-    size=$1 f=$2 n=$((n - 2))
+    sent=$1 f=$2 n=$((n - 2))
     shift 2
     if [ -d "$f" ] && [ ! -L "$f" ]; then continue; fi
-    if changed "$size" "$f"; then k=$((k + 1)); else set -- "$@" "$f"; fi
+    if changed "$sent" "$f"; then k=$((k + 1)); else set -- "$@" "$f"; fi
   done
   [ $# = 0 ] || rm -f -- "$@" </dev/null
 }
@@ -114,7 +120,7 @@ def write_removal(
         mark: a file that is as old as the newest copying; empty for none.
     """
     yield _REMOVING % (_quote(folder.encode()), _quote(mark.encode()))
-    files = [_size_of(known.get(name, b"")) + b" " + _path(name) for name in changes.remove]
+    files = [_describe(known.get(name, b"")) + b" " + _path(name) for name in changes.remove]
     empty, purge = map(_path, changes.empty), map(_path, changes.purge)
     for word, paths in ((b"d", files), (b"r", list(empty)), (b"x", list(purge))):
         for start in range(0, len(paths), BATCH):
@@ -122,9 +128,12 @@ def write_removal(
     yield b"echo $k\n"
 
 
-def _size_of(stamp: bytes) -> bytes:
-    """A file's size as qup has sent it; ``-`` if it is not known."""
-    return stamp.split()[1] if stamp[:1] == b"f" else b"-"
+def _describe(stamp: bytes) -> bytes:
+    """A file's size, and its time in seconds, as qup has sent it; ``-`` if they are not known."""
+    match stamp.split():
+        case [b"f", size, nanoseconds, _] if size.isdigit() and nanoseconds.isdigit():
+            return b"%b:%d" % (size, int(nanoseconds) // 10**9)
+    return b"-"
 
 
 def _path(name: bytes) -> bytes:

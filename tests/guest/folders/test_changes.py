@@ -113,24 +113,29 @@ def test_removing(tmp_path: Path, shell: list[str]) -> None:
         with open(path, "w"):
             os.utime(path, (900, 900))
     os.utime(place / "changed", (2000, 2000))
-    # In the second of the copying: the size tells.
-    for name, size in (("longer", 2), ("as-it-was", 1)):
+    # Not older than the copying: what was sent tells. A clock here that is ahead of the guest's is
+    # no change there.
+    unclear = (("longer", 2, 1000), ("as-it-was", 1, 1000), ("ahead", 1, 5000), ("later", 1, 5001))
+    for name, size, seconds in unclear:
         (place / name).write_bytes(b"x" * size)
-        os.utime(place / name, (1000, 1000))
+        os.utime(place / name, (seconds, seconds))
     (place / "link").symlink_to("changed")
     (place / "d" / "e").mkdir(parents=True)
     (place / "full" / "of").mkdir(parents=True)
     (place / "theirs" / "x").mkdir(parents=True)
+    known = {
+        **dict.fromkeys([b"longer", b"as-it-was"], b"f 1 1000999999999 644"),
+        **dict.fromkeys([b"ahead", b"later"], b"f 1 5000000000000 644"),
+    }
     changes = Changes(
-        remove=[*odd, *many, b"changed", b"longer", b"as-it-was", b"link", b"not-there"],
+        remove=[*odd, *many, b"changed", b"link", b"not-there", *known],
         empty=[b"full", b"d/e", b"d"],
         purge=[b"theirs"],
     )
-    known = dict.fromkeys([b"longer", b"as-it-was"], b"f 1 1000000000000 644")
     script = b"".join(write_removal(changes, known, str(place), str(mark)))
     done = subprocess.run(shell, input=script, capture_output=True, check=False)
-    assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, [b"2"], b"")
-    assert sorted(os.listdir(place)) == ["changed", "full", "longer", "stays"]
+    assert (done.returncode, done.stdout.split()[-1:], done.stderr) == (0, [b"3"], b"")
+    assert sorted(os.listdir(place)) == ["changed", "full", "later", "longer", "stays"]
 
 
 def test_an_archive_has_what_is_there_and_keeps_its_promises(tmp_path: Path) -> None:
