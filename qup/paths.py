@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
 from qup.errors import ConfigError, HostError
+from qup.ownership import refuse_foreign_qupfile
 
 QUPFILE = "Qupfile"
 STATE_FOLDER = ".qup"
@@ -310,11 +310,6 @@ class RuntimeFolder(NamedTuple):
             self.root.rmdir()
 
 
-def _is_folder_of_ours(path: Path) -> bool:
-    info = path.lstat()
-    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid()
-
-
 def runtime_root() -> Path:
     """The folder for sockets: ``$QUP_RUNTIME_DIR``, ``$XDG_RUNTIME_DIR/qup`` or one in the
     temporary folder that only this user can enter.
@@ -348,47 +343,6 @@ def runtime_folder(machine_id: str) -> RuntimeFolder:
     return RuntimeFolder(runtime_root() / machine_id)
 
 
-def make_private(path: Path) -> Path:
-    """Create a folder that only this user can enter, with its parents.
-
-    Raises:
-        HostError: it can't be made, or something that isn't ours is in its place.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_folder_of_ours(path):
-            raise HostError(f"{path} belongs to somebody else or is no folder")
-        if stat.S_IMODE(path.lstat().st_mode) != 0o700:  # it may be where nothing can be written
-            path.chmod(0o700)
-    except OSError as exc:
-        raise HostError(
-            f"can't create {path}: {exc.strerror}",
-            hint=f"{path.parent} must be a folder that you can write to",
-        ) from exc
-    return path
-
-
-def create_runtime(folder: RuntimeFolder) -> None:
-    """Make the folder for a machine's sockets, where nobody else can have put anything.
-
-    The folder above it may be one that the user named: its mode is not ours to change.
-
-    Raises:
-        HostError: the folder above belongs to somebody else, or others may write to it.
-    """
-    above = folder.root.parent
-    try:
-        above.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not _is_folder_of_ours(above) or above.stat().st_mode & 0o022:
-            raise HostError(
-                f"others may write to the folder for sockets, or it is not yours: {above}",
-                hint="remove it, or set QUP_RUNTIME_DIR to a folder of your own",
-            )
-    except OSError as exc:
-        raise HostError(f"can't create {above}: {exc.strerror}") from exc
-    make_private(folder.root)
-
-
 def _user_folder(kind: str, override: str) -> Path:
     if named := os.environ.get(override):
         return Path(named).absolute()
@@ -416,25 +370,6 @@ def state_root() -> Path:
 def config_root() -> Path:
     """What the user said once for all projects: trust."""
     return _user_folder("config", "QUP_CONFIG_DIR")
-
-
-def refuse_foreign_cache(root: Path) -> Path:
-    """A part of the cache as it is, unless others could put something there: what it holds
-    becomes memory and disks.
-
-    Raises:
-        HostError: it belongs to somebody else.
-    """
-    try:
-        ours = _is_folder_of_ours(root)
-    except OSError:
-        return root  # it is not there yet
-    if not ours:
-        raise HostError(
-            f"{root} belongs to somebody else or is no folder",
-            hint="each user has a cache of their own: set QUP_CACHE_DIR to a folder of yours",
-        )
-    return root
 
 
 def boxes_root() -> Path:
@@ -480,21 +415,9 @@ def find_project(start: Path) -> Project:
     for folder in (start, *start.parents):
         qupfile = folder / QUPFILE
         if os.path.lexists(qupfile):
-            _refuse_foreign(qupfile)
+            refuse_foreign_qupfile(qupfile)
             return Project(folder)
     raise ConfigError(
         f"no {QUPFILE} in {start} or a folder above it",
         hint="'qup init' writes one; -C DIR looks elsewhere",
     )
-
-
-def _refuse_foreign(qupfile: Path) -> None:
-    owner = qupfile.lstat().st_uid
-    mine = {os.getuid(), 0}
-    if os.getuid() == 0 and os.environ.get("SUDO_UID", "").isdecimal():
-        mine.add(int(os.environ["SUDO_UID"]))
-    if owner not in mine and os.getuid() != 0 and not os.environ.get("QUP_ALLOW_FOREIGN"):
-        raise ConfigError(
-            f"{qupfile} belongs to another user (uid {owner})",
-            hint="copy the project, or set QUP_ALLOW_FOREIGN=1 if you trust its owner",
-        )

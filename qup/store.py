@@ -17,7 +17,8 @@ from qup.errors import StateError
 from qup.files import explain_os_error, write_atomic
 from qup.locks import lock
 from qup.model.state import STATE_SCHEMA, State
-from qup.paths import MachineFolder, Project, index_root, make_private, undo_root
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project, index_root, undo_root
 
 
 def create_folders(project: Project, name: str) -> MachineFolder:

@@ -16,6 +16,7 @@ from pathlib import Path
 from qup import paths
 from qup.errors import StateError
 from qup.files import explain_os_error, write_atomic
+from qup.ownership import make_private
 
 MAX_BYTES = 16 * 1024 * 1024
 
@@ -64,7 +65,7 @@ def _key(project_root: Path) -> str:
 def _changing() -> Iterator[dict[str, str]]:
     """The file's content, to be changed while nobody else can."""
     path = paths.trust_file()
-    with _locked(paths.make_private(path.parent) / f"{path.name}.lock"):
+    with _locked(make_private(path.parent) / f"{path.name}.lock"):
         trusted = _read_or_refuse(path)
         before = dict(trusted)
         yield trusted

@@ -28,7 +28,7 @@ from typing import Any
 from qup.errors import BoxError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.model.box import Box, BoxFile, BoxSpec, Fetched
-from qup.paths import make_private
+from qup.ownership import make_private
 
 MANIFEST = "box.json"
 DISK, KERNEL, INITRD, ISO = "disk.qcow2", "kernel", "initrd", "boot.iso"

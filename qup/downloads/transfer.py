@@ -23,7 +23,8 @@ from qup.files import explain_os_error
 from qup.images import identify
 from qup.locks import lock
 from qup.model.units import GIB, MIB, format_size
-from qup.paths import downloads_root, make_private
+from qup.ownership import make_private
+from qup.paths import downloads_root
 
 if TYPE_CHECKING:
     import requests

@@ -16,7 +16,8 @@ from qup.errors import GuestError
 from qup.files import write_atomic
 from qup.guest import ssh
 from qup.guest.keys import public_half
-from qup.paths import SshFolder, make_private
+from qup.ownership import make_private
+from qup.paths import SshFolder
 
 TIMEOUT = 60.0
 """Seconds for one change of the guest's list of keys."""

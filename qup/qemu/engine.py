@@ -23,7 +23,8 @@ from qup.model.folders import owner_for
 from qup.model.plan import Plan
 from qup.model.state import TapLink
 from qup.namespaces import View, prepare_view
-from qup.paths import MachineFolder, RuntimeFolder, create_runtime
+from qup.ownership import create_runtime
+from qup.paths import MachineFolder, RuntimeFolder
 from qup.process import describe_exit, end_with_parent, missing_program, quote
 from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
@@ -93,7 +94,7 @@ def start(
     with contextlib.ExitStack() as stack:
         alive = open_alive_lock(folder.alive)
         stack.callback(os.close, alive)
-        create_runtime(runtime)
+        create_runtime(runtime.root)
         sockets = {
             "control": stack.enter_context(_listen(runtime.control)),
             "events": stack.enter_context(_listen(runtime.events)),

@@ -15,7 +15,8 @@ from pathlib import Path
 from qup.errors import HostError
 from qup.model.folders import FolderPlan, Owner
 from qup.namespaces import Bind, View
-from qup.paths import STATE_FOLDER, RuntimeFolder, make_private
+from qup.ownership import make_private
+from qup.paths import STATE_FOLDER, RuntimeFolder
 
 Options = tuple[str, Mapping[str, str]]
 

@@ -11,13 +11,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from qup.model.events import Event, Listener, Message, PhaseEnded, PhaseStarted
-from qup.paths import (
-    MachineFolder,
-    Project,
-    boxes_root,
-    refuse_foreign_cache,
-    templates_root,
-)
+from qup.ownership import refuse_foreign_cache
+from qup.paths import MachineFolder, Project, boxes_root, templates_root
 from qup.runner.stopwatch import Stopwatch
 from qup.store import lock_machine
 

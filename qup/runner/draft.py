@@ -25,7 +25,8 @@ from qup.model.drives import FURTHER
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.state import State
 from qup.model.units import format_size
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.qemu.cards import unplug_networks
 from qup.qemu.migration import save_state
 from qup.qemu.qmp import MonitorError, Qmp

@@ -17,7 +17,8 @@ from qup.errors import BoxError, ConfigError, MachineError, StateError
 from qup.model.drives import FURTHER
 from qup.model.plan import Disk, Plan
 from qup.model.units import format_size
-from qup.paths import MachineFolder, Project, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project
 from qup.qemu import disk as qemu_disk
 from qup.runner.context import Context
 from qup.templates.template import name_image

@@ -35,7 +35,8 @@ from qup.model.plan import Plan
 from qup.model.seed import Seed
 from qup.model.state import Launch, State
 from qup.model.units import format_size
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
+from qup.ownership import make_private
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
 from qup.qemu import disk
 from qup.qemu.engine import Engine, start
 from qup.qemu.qmp import MonitorClosed

@@ -34,7 +34,8 @@ from qup.model.plan import DisplayPlan, Nic, NicSeed, Plan
 from qup.model.state import Launch, State
 from qup.model.text import clean_line
 from qup.model.units import MIB, format_size
-from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, make_private, runtime_folder
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, runtime_folder
 from qup.qemu.argv import Memory
 from qup.qemu.cards import unplug_networks
 from qup.qemu.engine import Engine, start

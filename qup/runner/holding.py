@@ -15,7 +15,8 @@ from pathlib import Path
 from qup.errors import HostError, QupError, TemplateError
 from qup.locks import lock
 from qup.model.state import State
-from qup.paths import MachineFolder, Project, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project
 from qup.runner.context import Context
 from qup.runner.snapshots import find_template_users, list_all
 from qup.store import indexed, read_state

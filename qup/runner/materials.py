@@ -23,7 +23,8 @@ from qup.model.plan import Plan
 from qup.model.seed import Seed, SeedForm
 from qup.model.state import State
 from qup.model.units import format_size
-from qup.paths import MachineFolder, SshFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, SshFolder
 from qup.protocols import Problem
 from qup.qemu import disk
 from qup.runner.context import Context

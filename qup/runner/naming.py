@@ -12,7 +12,8 @@ from qup.files import write_atomic
 from qup.locks import lock
 from qup.model.box import Box
 from qup.model.reference import Reference
-from qup.paths import config_root, make_private
+from qup.ownership import make_private
+from qup.paths import config_root
 from qup.runner.boxes import fetch_box
 from qup.runner.context import Context
 from qup.runner.prepare import resolve_box

@@ -22,7 +22,8 @@ from qup.model.events import Finished
 from qup.model.plan import Plan
 from qup.model.snapshot import MEMORY, SAVE_POINT, Snapshot
 from qup.model.state import Launch, State
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private, runtime_folder
+from qup.ownership import make_private
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder, runtime_folder
 from qup.qemu.engine import Engine
 from qup.runner import drives
 from qup.runner.boxes import find_own

@@ -22,7 +22,8 @@ from qup.model.events import Finished
 from qup.model.snapshot import MAX_NOTE, MEMORY, SAVE_POINT, Snapshot
 from qup.model.state import State
 from qup.model.units import GIB, MIB, format_size
-from qup.paths import MachineFolder, RuntimeFolder, SshFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.qemu.liveness import is_locked
 from qup.qemu.migration import let_go_on, save_state
 from qup.qemu.qmp import Qmp

@@ -17,7 +17,8 @@ from pathlib import Path
 from qup.errors import MachineError, QupError, StateError, UsageError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.model.snapshot import NAME, SAVE_POINT, Snapshot
-from qup.paths import MachineFolder, Project, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project
 from qup.store import indexed
 
 MANIFEST = "snapshot.json"

@@ -19,7 +19,8 @@ from typing import Any
 from qup.errors import MachineError, StateError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.model.suspension import Suspension
-from qup.paths import MachineFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder
 from qup.runner.context import Context
 from qup.runner.observe import SUSPENDED, Observation
 

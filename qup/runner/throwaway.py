@@ -23,7 +23,8 @@ from qup.errors import ConfigError, MachineError, QupError
 from qup.files import explain_os_error
 from qup.guest import ssh
 from qup.locks import lock
-from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, make_private, runs_root
+from qup.ownership import make_private
+from qup.paths import MachineFolder, Project, RuntimeFolder, SshFolder, runs_root
 from qup.process import explain_start
 from qup.runner.context import Context
 from qup.runner.observe import require_alive

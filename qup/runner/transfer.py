@@ -24,7 +24,7 @@ from qup.files import explain_os_error
 from qup.host import boot_id
 from qup.locks import lock
 from qup.model.box import Box, Fetched
-from qup.paths import make_private
+from qup.ownership import make_private
 from qup.qemu import disk
 from qup.runner.context import Context
 from qup.runner.golden import NoTemplate, check_space

@@ -27,7 +27,8 @@ from pathlib import Path
 from qup.errors import QupError, TemplateError
 from qup.files import explain_os_error, sync_folder, write_atomic
 from qup.locks import lock
-from qup.paths import RuntimeFolder, make_private
+from qup.ownership import make_private
+from qup.paths import RuntimeFolder
 from qup.templates.template import (
     FILES,
     RAM,

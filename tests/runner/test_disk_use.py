@@ -11,7 +11,8 @@ import pytest
 from qup.errors import HostError
 from qup.model.snapshot import SAVE_POINT, Snapshot
 from qup.model.units import GIB, MIB
-from qup.paths import MachineFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder
 from qup.runner import snapshots
 from qup.runner.disk_use import read_disk_use
 from qup.runner.save import RESERVE, SPARE, check_space

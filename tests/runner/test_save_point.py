@@ -11,7 +11,8 @@ from qup.errors import UsageError
 from qup.model.plan import Plan, ProvisionStep
 from qup.model.snapshot import SAVE_POINT, Snapshot
 from qup.model.state import State
-from qup.paths import MachineFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder
 from qup.runner import save_point, snapshots
 from qup.runner.provision import Wanted
 from tests.templates.test_key import PLAN

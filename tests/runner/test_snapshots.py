@@ -13,7 +13,8 @@ from qup.errors import MachineError, StateError, UsageError
 from qup.files import clone_file
 from qup.model.snapshot import Snapshot, walk_tree
 from qup.model.state import Launch, State
-from qup.paths import MachineFolder, make_private
+from qup.ownership import make_private
+from qup.paths import MachineFolder
 from qup.runner import snapshots
 from qup.runner.observe import Observation
 from qup.runner.save import Wish, check_wish
