@@ -8,7 +8,8 @@ plugin (:mod:`qup.plugins.contract`).
 from __future__ import annotations
 
 from qup.plugins.contract import KINDS, OTHER_HOOKS
-from qup.plugins.registry import BUILTIN, ENTRY_POINT_GROUP, Failure, Plugin, Plugins
+from qup.plugins.registry import Failure, Plugin, Plugins
+from qup.plugins.sources import BUILTIN, ENTRY_POINT_GROUP
 
 __all__ = [
     "BUILTIN",

@@ -14,7 +14,7 @@ import difflib
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -48,43 +48,10 @@ from qup.plugins.contract import (
     describe_exception,
     find_place,
 )
+from qup.plugins.sources import BUILTIN, ENTRY_POINT_GROUP, find_distributions
 
 if TYPE_CHECKING:
-    from importlib.metadata import Distribution
-
     from qup.api import Host, MachineConfig, Plan
-
-ENTRY_POINT_GROUP = "qup"
-
-BUILTIN = (
-    "qup.builtin.network_user",
-    "qup.builtin.network_tap",
-    "qup.builtin.network_bridge",
-    "qup.builtin.network_private",
-    "qup.builtin.accelerators",
-    "qup.builtin.box_tiny",
-    "qup.builtin.catalog.source",
-    "qup.builtin.box_debian",
-    "qup.builtin.iso.source",
-    "qup.builtin.vagrant.source",
-    "qup.builtin.box_image",
-    "qup.builtin.seeder_nocloud",
-    "qup.builtin.seeder_config_drive",
-    "qup.builtin.seeder_format_me",
-    "qup.builtin.seeder_ignition",
-    "qup.builtin.seeder_credentials",
-    "qup.builtin.seeder_vagrant",
-    "qup.builtin.seeder_none",
-    "qup.builtin.folder_9p",
-    "qup.builtin.folder_rsync",
-    "qup.builtin.folder_tar",
-    "qup.builtin.folder_sftp",
-    "qup.builtin.shell",
-    "qup.builtin.file_step",
-    "qup.builtin.host_step",
-    "qup.builtin.checks",
-)
-"""Plugins that are always there. They come in by the same hooks as anybody's."""
 
 SUSPECTS = 2
 """Broken plugins whose failures fit into a hint; of more there are only the names."""
@@ -391,27 +358,6 @@ class Plugins:
             except BROKEN_BY_PLUGIN as exc:
                 self._fail(impl.plugin_name, "qup_event", exc)
         return tuple(self.failures[known:])
-
-
-def find_distributions() -> Iterator[Distribution]:
-    """The installed distributions that have entry points for us, by name.
-
-    They are looked at one by one: ``importlib.metadata.entry_points()`` gives up on all when
-    the files of one are damaged. It takes 2 ms for 60 distributions, so nothing is cached.
-    """
-    from importlib.metadata import distributions
-
-    found: dict[str, Distribution] = {}
-    for distribution in distributions():
-        try:
-            if f"[{ENTRY_POINT_GROUP}]" not in (distribution.read_text("entry_points.txt") or ""):
-                continue
-            if isinstance(distribution.name, str):  # damaged ones have none
-                # What is first on the path hides others of its name, as for imports.
-                found.setdefault(distribution.name, distribution)
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-    return (found[name] for name in sorted(found))
 
 
 def _take_words(answer: object) -> tuple[str, ...]:
