@@ -82,7 +82,7 @@ def users_of(box: Box) -> list[str]:
 
 @app.command("list")
 def list_boxes(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """List the boxes in the cache, and the names that can be had besides.
+    """List the boxes in the cache, and the names of others that are available.
 
     Example: `qup box list`
     """
@@ -115,7 +115,7 @@ def build(
     ctx: typer.Context,
     name: BoxName = "tiny",
     force: Annotated[
-        bool, typer.Option("--force", help="Make it anew, with the packages of today.")
+        bool, typer.Option("--force", help="Make the box again, with today's packages.")
     ] = False,
     arch: Annotated[str, typer.Option(help="The guest's processor.")] = "x86_64",
     as_json: AsJson = False,
@@ -123,7 +123,7 @@ def build(
 ) -> None:
     """Make or fetch a box now instead of at the first `qup up`.
 
-    Machines that exist keep the box their disk is based on.
+    Existing machines keep the box that their disk is based on.
 
     Examples: `qup box build tiny`, `qup box build tiny --force`
     """
@@ -169,7 +169,7 @@ def path(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) ->
 
 @app.command()
 def verify(ctx: typer.Context, name: BoxName = "tiny", as_json: AsJson = False) -> None:
-    """Hash all files of a box and compare with what was recorded when it was made.
+    """Hash all files of a box, and compare them with what was recorded when it was made.
 
     Example: `qup box verify tiny`
     """

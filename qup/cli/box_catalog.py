@@ -30,7 +30,7 @@ def search(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the boxes that can be had by name, from all catalogs. Nothing is fetched.
+    """List the boxes that are available by name, from all catalogs. Downloads nothing.
 
     Examples: `qup box search`, `qup box search ubuntu lts`
     """
@@ -75,9 +75,9 @@ def _matches(offer: Offer, words: list[str]) -> bool:
 
 
 def outdated(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Ask whether there is something newer than the boxes in the cache.
+    """Check whether there are newer versions of the boxes in the cache.
 
-    Machines that exist keep their box; `qup box update` gets the newer ones for new machines.
+    Existing machines keep their box; `qup box update` gets the newer ones for new machines.
 
     Example: `qup box outdated`
     """
@@ -131,9 +131,9 @@ def update(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Get the boxes of the project as they are published now, and pin them in `qup.lock`.
+    """Get the project's boxes as they are published now, and pin them in `qup.lock`.
 
-    Machines that exist keep the box that their disk is based on.
+    Existing machines keep the box that their disk is based on.
 
     Examples: `qup box update`, `qup box update ubuntu/24.04`
     """
@@ -180,20 +180,22 @@ def add(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="The image: a path, or an http(s) address.")
     ],
-    sha256: Annotated[str, typer.Option(help="What its digest has to be.")] = "",
-    format: Annotated[str, typer.Option(help="What the image has to be, such as qcow2.")] = "",
+    sha256: Annotated[str, typer.Option(help="The digest that the image has to have.")] = "",
+    format: Annotated[
+        str, typer.Option(help="The format that the image has to have, such as qcow2.")
+    ] = "",
     user: Annotated[
         str, typer.Option(help="The account that gets the key. Default: the image's own, or qup.")
     ] = "",
-    title: Annotated[str, typer.Option(help="One line about it.")] = "",
-    arch: Annotated[str, typer.Option(help="The processor that it is for.")] = "x86_64",
+    title: Annotated[str, typer.Option(help="One line of description.")] = "",
+    arch: Annotated[str, typer.Option(help="The processor that the image is for.")] = "x86_64",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Give an image a name, for all your projects.
 
-    It is fetched now, and its digest is written down with the name, in `boxes.toml` of qup's
-    configuration.
+    The image is fetched now, and recorded with its digest in `boxes.toml` in qup's configuration
+    folder.
 
     Examples: `qup box add team/web ./web.qcow2 --user web`,
     `qup box add team/db https://images.example.org/db.img.xz`
@@ -216,12 +218,12 @@ def prune(
         bool, typer.Option("--dry-run", "-n", help="Only say what would be removed.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also boxes that are current: all that no machine needs.")
+        bool, typer.Option("--all", help="Also remove current boxes: all that no machine needs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove boxes that no machine needs and that are not current any more, and what is left of
-    downloads that were given up.
+    """Remove boxes that are neither current nor needed by a machine, and the remains of abandoned
+    downloads.
 
     Examples: `qup box prune --dry-run`, `qup box prune --all`
     """

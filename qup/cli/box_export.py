@@ -30,19 +30,20 @@ def export(
     as_is: Annotated[
         bool,
         typer.Option(
-            "--as-is", help="Don't boot a copy to clean it: keys, logs and all go into the box."
+            "--as-is",
+            help="Don't boot a copy to clean it: the box contains keys, logs and everything.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a box of a machine that is down, as one file that others can use.
+    """Turn a machine that is down into a box: one file that others can use.
 
-    A copy of the machine is booted, and what made it this machine is removed there: qup's key,
-    host keys, the machine id, what cloud-init has noted, leases, logs and histories. The machine
-    stays as it is. FILE can be the `box` of a Qupfile or go to `qup box add`; FILE.sha256 beside
-    it has its digest.
+    qup boots a copy of the machine and removes from it what made it this machine: qup's key, host
+    keys, the machine id, cloud-init's records, leases, logs and histories. The machine itself
+    stays as it is. FILE can be the `box` of a Qupfile, or be given to `qup box add`; its digest
+    is in FILE.sha256.
 
     Examples: `qup box export web`, `qup box export web images/web-7.box`
     """

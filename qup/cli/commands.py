@@ -80,5 +80,5 @@ COMMANDS = {name: entry for commands in PANELS.values() for name, entry in comma
 HEADINGS = {name: heading for heading, commands in PANELS.items() for name in commands}
 """The heading of each."""
 
-PLUGINS_HEADING = "Of plugins"
+PLUGINS_HEADING = "From plugins"
 """Where the commands of plugins stand, after our own."""

@@ -92,7 +92,7 @@ Force = Annotated[
     bool, typer.Option("--force", "-f", help="Cut the power instead of asking the guest.")
 ]
 ThoughNeeded = Annotated[
-    bool, typer.Option("--force", "-f", help="Even if machines need it; they are lost then.")
+    bool, typer.Option("--force", "-f", help="Even if machines need it, which are then lost.")
 ]
 
 Jobs = Annotated[
@@ -102,7 +102,8 @@ Jobs = Annotated[
         "-j",
         min=1,
         metavar="N",
-        help="Machines to work on at once; 4 or one for each processor unless said.",
+        help="Machines to work on at once; by default 4, or as many as there are processors"
+        " if that is more.",
         show_default=False,
     ),
 ]

@@ -48,7 +48,8 @@ def plan(
         bool, typer.Option("--explain", help="Print where each setting comes from.")
     ] = False,
     seed: Annotated[
-        bool, typer.Option("--seed", help="Print what the guest is told at its first boot.")
+        bool,
+        typer.Option("--seed", help="Print what the guest is told at its first boot (its seed)."),
     ] = False,
     trust_accelerator: Annotated[
         bool, typer.Option("--trust-accelerator", help="Don't prove the accelerator.")
@@ -291,7 +292,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a Qupfile.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a Qupfile here (or in the folder of -C). Asks nothing.
+    """Write a Qupfile here, or in the folder of -C, without asking anything.
 
     Examples: `qup init`, `qup init --box ./debian-12.qcow2`
     """
@@ -316,7 +317,7 @@ def init(
 
 @with_settings
 def validate(ctx: typer.Context, as_json: AsJson = False, *, overrides: Overrides) -> None:
-    """Check the Qupfile: all its problems at once, each with its place and its mend.
+    """Check the Qupfile and report all problems at once, each with its place and a remedy.
 
     Example: `qup validate`
     """
@@ -345,7 +346,7 @@ def _check_box(context: Context, machine: MachineConfig) -> None:
 
 
 def schema(ctx: typer.Context) -> None:
-    """Print the Qupfile's JSON Schema, with what your plugins add, for editors.
+    """Print the Qupfile's JSON Schema for editors, including what your plugins add.
 
     Example: `qup schema > qupfile.schema.json`
     """
@@ -358,14 +359,15 @@ def schema(ctx: typer.Context) -> None:
 
 def trust(
     ctx: typer.Context,
-    remove: Annotated[bool, typer.Option("--remove", help="Take it back.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Withdraw your trust.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Allow this project's Qupfile, with exactly its present content, to run programs here.
+    """Allow this project's Qupfile, with exactly its present content, to run programs on this
+    computer.
 
-    Only Qupfiles with raw `qemu.args`, an unusual `qemu.program`, a folder or a disk's image
-    outside of the project, an image that is raw and written to, or the like need that. A change
-    of the Qupfile needs it anew.
+    Only Qupfiles with raw `qemu.args`, an unusual `qemu.program`, a folder or a disk image
+    outside the project, a raw image that the machine writes to, or the like need this. If the
+    Qupfile changes, it needs your trust again.
     """
     from qup import trust as store
     from qup.qupfile import read

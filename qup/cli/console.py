@@ -48,10 +48,10 @@ class End(Enum):
 
 
 def console(ctx: typer.Context, name: Name = None) -> None:
-    """Attach to a machine's serial console; Ctrl-] leaves it, and the machine runs on.
+    """Attach to a machine's serial console; Ctrl-] leaves it, and the machine keeps running.
 
-    What the guest printed before is shown first. Without a terminal, standard input is sent
-    to the guest, and the console is left when the input has ended and the guest is quiet.
+    What the guest has printed so far is shown first. Without a terminal, standard input is sent
+    to the guest, and the command ends once the input has ended and the guest is quiet.
 
     Example: `qup console`
     """

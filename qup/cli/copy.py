@@ -43,7 +43,8 @@ def cp(
         ),
     ],
     follow: Annotated[
-        bool, typer.Option("--follow", "-L", help="In folders, copy what links lead to.")
+        bool,
+        typer.Option("--follow", "-L", help="In folders, copy what links lead to, not the links."),
     ] = False,
     sudo: Annotated[
         bool, typer.Option("--sudo", help="Read and write as root in the guest.")
@@ -52,7 +53,7 @@ def cp(
         str,
         typer.Option(
             metavar="USER[:GROUP]",
-            help="Whose the copies are to be in the guest; needs --sudo.",
+            help="Owner of the copies in the guest; needs --sudo.",
             show_default=False,
         ),
     ] = "",
@@ -64,10 +65,10 @@ def cp(
 ) -> None:
     """Copy files and folders to, from and between machines.
 
-    A target that is a folder takes the source into it; otherwise it is what the copy is called.
-    Folders are copied whole, with permissions, times and links; `SOURCE/.` is what is in it.
-    Nothing is under its final name before all of it is there; a large file that was cut off is
-    gone on with by the same command.
+    If the target is a folder, the source is copied into it; otherwise the target is the name of
+    the copy. Folders are copied with everything in them, including permissions, times and links;
+    `SOURCE/.` means only what is in them. Nothing appears under its final name before it is
+    complete. If copying a large file is interrupted, the same command continues it.
 
     Examples: `qup cp app.tar web:`, `qup cp web:/var/log/syslog .`, `qup cp src web:/srv --sudo`,
     `qup cp a:data b:data`, `qup cp web:/etc - | tar t`

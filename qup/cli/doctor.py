@@ -40,14 +40,15 @@ class Diagnosis:
 
 def doctor(
     fix: Annotated[
-        bool, typer.Option("--fix", help="Install what is missing, and end what was orphaned.")
+        bool,
+        typer.Option("--fix", help="Install what is missing, and end orphaned QEMU processes."),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before installing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this computer: what is there, what is missing, which accelerator works and why.
+    """Check this computer: what is there, what is missing, which accelerator works and why.
 
-    `--fix` shows each command before it runs it, with sudo where that is needed.
+    `--fix` shows each command before running it, and uses sudo where needed.
 
     Examples: `qup doctor`, `qup doctor --fix`
     """

@@ -20,10 +20,10 @@ DOCKER_HOST = "DOCKER_HOST"
 
 
 def url(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
-    """Print where this computer reaches the Docker engine of a machine: `tcp://ADDRESS:PORT`.
+    """Print where this computer can reach a machine's Docker engine: `tcp://ADDRESS:PORT`.
 
-    With the user network that takes a forward to the guest's port 2376 (or 2375, where the
-    engine speaks without TLS). With other networks it is the guest's own address.
+    With the user network, this needs a forward to the guest's port 2376 (or 2375 for an engine
+    without TLS). With other networks it is the guest's own address.
 
     Example: `qup url web`
     """
@@ -36,9 +36,9 @@ def url(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
 
 
 def active(ctx: typer.Context, as_json: AsJson = False) -> None:
-    """Print the running machine whose `qup url` is in `DOCKER_HOST`, of any of your projects.
+    """Print which running machine, of any of your projects, `DOCKER_HOST` leads to.
 
-    Without one it ends with exit code 1.
+    If there is none, the exit code is 1. The machine's `qup url` is compared with `DOCKER_HOST`.
 
     Example: `qup active`
     """
@@ -60,10 +60,10 @@ def active(ctx: typer.Context, as_json: AsJson = False) -> None:
 
 
 def config(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
-    """Print the options with which `docker` reaches the engine of a machine, one a line.
+    """Print the options with which `docker` reaches a machine's engine, one per line.
 
-    For an engine with TLS on the guest's port 2376 there have to be certificates: a step
-    `docker = true` makes them (plugin qup-docker). ssh needs none.
+    An engine with TLS, on the guest's port 2376, needs certificates: a step `docker = true` makes
+    them (plugin qup-docker). Over ssh there is no need for any.
 
     Example: `docker $(qup config web) ps`
     """

@@ -32,18 +32,26 @@ def logs(
     ctx: typer.Context,
     name: Name = None,
     stream: Annotated[
-        Stream, typer.Option("--log", "-l", help="Which: the guest's console, QEMU's, qup's own.")
+        Stream,
+        typer.Option(
+            "--log",
+            "-l",
+            help="Which log: the guest's console, QEMU's messages, what qup did, or ssh's.",
+        ),
     ] = Stream.SERIAL,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing as the log grows.")
+    ] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, help="Only so many of the last lines.")
+        int | None,
+        typer.Option("--lines", "-n", min=0, help="Print only this many of the last lines."),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="The bytes as they are, terminal escapes included.")
+        bool, typer.Option("--raw", help="Print the bytes as they are, including terminal escapes.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print a machine's log: by default what the guest wrote to its serial console.
+    """Print a machine's log, by default what the guest wrote to its serial console.
 
     Examples: `qup logs`, `qup logs -f`, `qup logs web --log qemu`, `qup logs -n 20 --log qup`
     """

@@ -165,9 +165,9 @@ def list_machines(
 
 
 def ip(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
-    """Print the address under which this computer reaches a machine.
+    """Print the address at which this computer can reach a machine.
 
-    With the user network that is 127.0.0.1, with the ports of `qup port`.
+    With the user network that is 127.0.0.1, with the ports that `qup port list` shows.
     """
     project = globals_of(ctx).project()
     machine = read_roster(project).choose_one(name)
@@ -195,7 +195,7 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The default; accepted.")] = True,  # noqa: ARG001
 ) -> None:
-    """Print everything qup knows about a machine, as JSON or in a form of your own.
+    """Print everything that qup knows about a machine, as JSON or by a template of yours.
 
     Examples: `qup inspect web`, `qup inspect -f '{{.ssh.port}}'`, `qup inspect -f '{{json .plan}}'`
     """

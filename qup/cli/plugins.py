@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     no_args_is_help=True,
-    help="Plugins: what they bring.",
+    help="Plugins: what they add to qup.",
 )
 
 
@@ -26,7 +26,7 @@ def root() -> None:
 
 @app.command("list")
 def list_plugins(as_json: AsJson = False) -> None:
-    """List all plugins with what they bring, and what is wrong with the broken ones.
+    """List all plugins with what they add, and what is wrong with the broken ones.
 
     A broken plugin is named in one line on standard error; `--json` has its traceback, too.
 

@@ -67,7 +67,7 @@ def _parse(text: str) -> Forward:
 
 @app.command("list")
 def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
-    """List the ports that are open at this moment.
+    """List the ports that are open right now.
 
     Example: `qup port list`
     """
@@ -89,8 +89,8 @@ def list_ports(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -
 def add(
     ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJson = False
 ) -> None:
-    """Open a port of a running machine. It lasts until the machine stops; one in the Qupfile
-    is there at every start.
+    """Open a port of a running machine. It stays open until the machine stops; ports in the
+    Qupfile are opened at every start.
 
     Examples: `qup port add 8080:80`, `qup port add 0:53/udp -m web`
     """
@@ -106,7 +106,7 @@ def add(
 
 @app.command()
 def rm(ctx: typer.Context, forward: Rule, machine: Machine = None, as_json: AsJson = False) -> None:
-    """Close a port of a running machine again.
+    """Close a port of a running machine.
 
     Example: `qup port rm 8080:80`
     """

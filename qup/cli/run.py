@@ -119,7 +119,7 @@ def run(
         typer.Option(
             "--sync",
             metavar="DIR",
-            help="Copy DIR in before, run the command in that copy, and copy back what it changed.",
+            help="Copy DIR into the machine, run the command there, and copy back what it changed.",
         ),
     ] = None,
     terminal: Annotated[
@@ -129,7 +129,7 @@ def run(
         bool, typer.Option("--no-provision", help="Don't run provisioning steps.")
     ] = False,
     cold: Annotated[
-        bool, typer.Option("--cold", help="Boot the machine, even if a template fits it.")
+        bool, typer.Option("--cold", help="Boot the machine, even if there is a template for it.")
     ] = False,
     quiet: Quiet = False,
     *,
@@ -137,13 +137,13 @@ def run(
 ) -> None:
     """Run a command in a new machine, and throw the machine away.
 
-    The command's input, output and exit code are its own. Behind `--`, one word is given to the
-    guest's shell as it is; several arrive as they were typed, each as one word. Without a command
-    there is a shell.
+    Input, output and exit code are those of the command. After `--`, a single word is passed to
+    the guest's shell as it is; several words arrive exactly as you typed them. Without a command
+    you get a shell.
 
-    In a project, the machine is like the Qupfile's, with an identity of its own and no forwards.
-    Elsewhere, or with `--box`, it is one of that box (`tiny`). Nothing of it is left afterwards,
-    however the command ends.
+    In a project, the machine is like the one in the Qupfile, but with its own identity and
+    without forwards. Elsewhere it is one of box `tiny`, or of the one that `--box` names. Nothing
+    is left of it afterwards, however the command ends.
 
     Examples: `qup run -- uname -a`, `qup run --sync . -- make test`,
     `qup run --box debian/12 --memory 2G -- sh -c 'apt-get update && apt-get install -y hello'`,

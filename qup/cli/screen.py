@@ -26,15 +26,15 @@ def view(
     ctx: typer.Context,
     name: Name = None,
     only_print: Annotated[
-        bool, typer.Option("--print", help="Say where the display is, and open nothing.")
+        bool, typer.Option("--print", help="Only print how to connect to the display.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a machine's display in a VNC viewer, or say how to get to it.
+    """Show a machine's display in a VNC viewer, or print how to connect to it.
 
-    A viewer that is installed is opened and ends with its window. Where there is none, or no
-    graphical session, the ways in are printed: for a viewer here, and through ssh from
-    elsewhere.
+    If a viewer is installed, it is opened, and the command ends with its window. Without a viewer
+    or a graphical session, it prints how to connect: with a viewer here, and through ssh from
+    another computer.
 
     Examples: `qup view`, `qup view web --print`
     """
@@ -127,7 +127,7 @@ def screenshot(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Write a picture of what a machine's display shows to a PNG file.
+    """Write what a machine's display shows to a PNG file.
 
     Examples: `qup screenshot boot.png`, `qup screenshot web - > web.png`
     """

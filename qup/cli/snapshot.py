@@ -74,7 +74,7 @@ def save(
     snapshot: SnapshotName,
     name: Name = None,
     note: Annotated[
-        str, typer.Option("--note", metavar="TEXT", help="Words about it, for the list.")
+        str, typer.Option("--note", metavar="TEXT", help="A note to show in the list.")
     ] = "",
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace a snapshot of that name.")
@@ -83,10 +83,10 @@ def save(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save a machine as it is now: memory, devices, disks and UEFI variables.
+    """Save a machine as it is now: its memory, devices, disks and UEFI variables.
 
-    The guest stands still while they are copied, and goes on. A stopped machine has no memory to
-    save: `--disk-only`.
+    The guest is paused while they are copied. A stopped machine has no memory to save: use
+    `--disk-only`.
 
     Examples: `qup snapshot save clean`, `qup snapshot save before-upgrade web --note "12.6"`
     """
@@ -110,10 +110,11 @@ def restore(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring a machine back to a snapshot, running or not. What it is now is lost.
+    """Take a machine back to a snapshot, whether it is running or not. Its present state is lost.
 
-    The guest goes on where it was, with the time of now. Its name, keys and addresses are the
-    same, and so are its forwards. `--disk-only` leaves it stopped with the snapshot's disks.
+    The guest carries on where it was when it was saved, with the present time. Its name, keys,
+    addresses and forwards stay the same. `--disk-only` leaves it stopped, with the snapshot's
+    disks.
 
     Examples: `qup snapshot restore clean`, `qup snapshot restore clean web --disk-only`
     """
@@ -141,9 +142,10 @@ def _require_member(machine: str, known: list[str]) -> None:
 
 @app.command("list")
 def list_snapshots(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:
-    """List the snapshots of a machine as a tree, with the space that they take up.
+    """List the snapshots of a machine as a tree, with the space they take up.
 
-    `*` marks the one that the machine was restored to or saved as last: the next one's parent.
+    `*` marks the snapshot that the machine was last saved as or restored to: the next one's
+    parent.
 
     Example: `qup snapshot list`
     """
@@ -173,11 +175,11 @@ def delete(
     snapshot: SnapshotName,
     name: Name = None,
     children: Annotated[
-        bool, typer.Option("--children", help="Delete those that were made after it, too.")
+        bool, typer.Option("--children", help="Also delete the whole branch below it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a snapshot. Others need nothing of it: its children become its parent's.
+    """Delete a snapshot. Others don't depend on it: its children move up to its parent.
 
     Examples: `qup snapshot delete clean`, `qup snapshot delete clean web --children`
     """

@@ -43,8 +43,8 @@ Words = Annotated[
 def ssh(ctx: typer.Context, words: Words = None) -> None:
     """Open a shell in a machine, or run a command there.
 
-    The command's input, output and exit code are its own. One word after `--` is given to
-    the guest's shell as it is; several arrive as they were typed, each as one word.
+    Input, output and exit code are those of the command. A single word after `--` is passed to
+    the guest's shell as it is; several words arrive exactly as you typed them.
 
     Examples: `qup ssh`, `qup ssh web -- uname -a`, `qup ssh -L 8080:localhost:80`,
     `tar c . | qup ssh -- tar x`, `qup ssh -- 'echo $HOSTNAME | rev'`
@@ -136,7 +136,8 @@ def _replace_by_ssh(
 
 
 def ssh_config(ctx: typer.Context, names: Names = None, as_json: AsJson = False) -> None:
-    """Print configuration for ssh and everything built on it: scp, rsync, Ansible, editors.
+    """Print configuration for ssh and everything that is built on it: scp, rsync, Ansible,
+    editors.
 
     Example: `qup ssh-config >> ~/.ssh/config`, then `scp file web:`
     """

@@ -31,10 +31,10 @@ def down(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Shut machines down; their disks stay. A machine that is down already is fine.
+    """Shut machines down; their disks stay. It is no error if a machine is down already.
 
-    The guest is asked by its power button, then by ssh; only then the power is cut. One that is
-    suspended goes on first; with `--force` its memory is given up instead.
+    The guest is asked by its power button, then by ssh; only if neither helps is its power cut. A
+    suspended machine is resumed first; with `--force`, its memory is discarded instead.
 
     Examples: `qup down`, `qup down web --timeout 10`, `qup down --force`
     """
@@ -58,8 +58,8 @@ def kill(
 ) -> None:
     """Cut the power of machines at once, whatever they are doing; their disks stay.
 
-    What a guest has not written to its disk is lost. It helps against a guest or a QEMU that
-    hangs, and against a `qup up` elsewhere that waits for a guest in vain. `qup down` asks first.
+    Whatever a guest has not written to its disk is lost. Use it if a guest or QEMU hangs, or if a
+    `qup up` elsewhere waits for a guest in vain. `qup down` asks the guest first.
 
     Examples: `qup kill`, `qup kill web db`
     """
@@ -82,9 +82,9 @@ def destroy(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove machines with their disks, in whatever state they are.
+    """Remove machines and their disks, whatever state they are in.
 
-    Boxes and the Qupfile stay: `qup up` makes the machines anew.
+    Boxes and the Qupfile stay: `qup up` creates the machines again.
 
     Examples: `qup destroy`, `qup destroy -y web db`
     """

@@ -26,11 +26,11 @@ def suspend(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the memory of machines to disk and end their QEMU; `qup resume` lets them go on.
+    """Write the memory of machines to disk and end their QEMU; `qup resume` continues them.
 
-    They take up no memory and no processor then, and survive a restart of this computer. What
-    their programs were doing goes on later, with the time of then. A machine that is not
-    running is fine.
+    A suspended machine uses no memory and no processor time, and survives a restart of this
+    computer. Its programs carry on later in the middle of what they were doing. It is no error if
+    a machine is not running.
 
     Examples: `qup suspend`, `qup suspend web db`
     """
@@ -60,10 +60,10 @@ def resume(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Let suspended machines go on where they were, and wait until ssh answers.
+    """Continue suspended machines where they were, and wait until ssh answers.
 
-    `qup up` does that, too, and runs provisioning steps that are new. A machine that runs
-    already is fine; one that is stopped is left alone.
+    `qup up` does this too, and also runs new provisioning steps. It is no error if a machine is
+    running already; a stopped one is left alone.
 
     Examples: `qup resume`, `qup resume web`
     """

@@ -16,16 +16,16 @@ def sync(
     names: Names = None,
     watch: Annotated[
         bool,
-        typer.Option("--watch", "-w", help="Go on: copy whatever changes, until Ctrl-C."),
+        typer.Option("--watch", "-w", help="Keep copying whatever changes, until Ctrl-C."),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Bring copies of folders in running machines up to date, once or for as long as you like.
+    """Bring the copies of folders in running machines up to date, once or continuously.
 
-    Copied are the folders of `[[machine.folders]]` that are not mounted: what is new or different
-    here is sent, and what qup has put there and is gone here is removed. Nothing comes back. `qup
-    up` does the same once.
+    This is about those `[[machine.folders]]` that are copied, not mounted. What is new or
+    different here is sent; what qup has put into the guest and is gone here is removed there.
+    Nothing is copied back. `qup up` does the same, once.
 
     Examples: `qup sync`, `qup sync web`, `qup sync --watch`
     """

@@ -133,7 +133,7 @@ def _choose(cache: TemplateCache, name: str) -> Template:
 
 @app.command()
 def inspect(ctx: typer.Context, name: TemplateId) -> None:
-    """Print everything about a template, with all that went into its key, as JSON.
+    """Print everything about a template, including all that went into its key, as JSON.
 
     Example: `qup template inspect 3f2a`
     """
@@ -179,12 +179,12 @@ def rm(
 def prune(
     ctx: typer.Context,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also those that new machines would be made from.")
+        bool, typer.Option("--all", help="Also remove those that new machines would use.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove templates that no machine needs and no new one would be made from, and forget
-    which ones could not be made.
+    """Remove templates that no machine needs and no new machine would use, and forget which ones
+    could not be made.
 
     Examples: `qup template prune`, `qup template prune --all`
     """
@@ -224,16 +224,20 @@ def export(
         ),
     ] = None,
     no_box: Annotated[
-        bool, typer.Option("--no-box", help="Leave the box out; it has to be where it is used.")
+        bool,
+        typer.Option(
+            "--no-box",
+            help="Leave the box out; it has to be in the cache where the template is imported.",
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Write templates into a folder, one file each, for a computer with the same QEMU.
 
-    A file has the template's key as its name, and one that is there already is left as it is: the
-    folder can be a cache between runs of a CI job. **A template has what its guest has**, with
-    what provisioning steps have left in it.
+    Each file is named after the template's key, and a file that is there already is left as it
+    is, so the folder can be a cache between the runs of a CI job. **A template contains
+    everything that its guest does**, including what provisioning steps have left there.
 
     Examples: `qup template export .cache/qup`, `qup template export /mnt/share 3f2a --no-box`
     """
@@ -264,11 +268,11 @@ def import_template(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put templates that were exported into the cache, so that `qup up` restores them.
+    """Put exported templates into the cache, so that `qup up` can restore them.
 
-    What is damaged, or was made by another QEMU, accelerator or processor, is refused with the
-    reason. In a folder it is passed over, so that an old CI cache does no harm. Import only what
-    you would run as well: a template is a whole running guest.
+    A template that is damaged, or was made with another QEMU, accelerator or processor, is
+    refused, and you are told why. In a folder, such templates are skipped, so an old CI cache
+    does no harm. Import only what you would run as well: a template is a whole running guest.
 
     Examples: `qup template import .cache/qup`, `qup template import 0a1b2c.qup-template`
     """

@@ -35,8 +35,8 @@ ProvisionWith = Annotated[
     typer.Option(
         "--provision-with",
         metavar="STEP",
-        help="Run only this provisioning step, even if it is done: its name, or all of a"
-        " provisioner. Can be given more than once.",
+        help="Run only this provisioning step, even if it is done: a step's name, or a"
+        " provisioner's for all of its steps. Can be given more than once.",
     ),
 ]
 
@@ -49,7 +49,7 @@ NoCache = Annotated[
     ),
 ]
 Cold = Annotated[
-    bool, typer.Option("--cold", help="Boot a new machine, even if a template fits it.")
+    bool, typer.Option("--cold", help="Boot a new machine, even if there is a template for it.")
 ]
 
 
@@ -71,14 +71,14 @@ def up(
     *,
     overrides: Overrides,
 ) -> None:
-    """Start machines and wait until ssh answers; make them first if they don't exist.
+    """Start machines and wait until ssh answers; create them first if they don't exist.
 
-    Without names: all machines but those with `autostart = false`. One that is suspended goes
-    on where it was. A machine that is up already is fine: what has changed in the Qupfile is
-    applied if that is possible while it runs, and said if it is not.
+    Without names: all machines except those with `autostart = false`. A suspended machine is
+    resumed. For a machine that is up already, changes in the Qupfile are applied if that is
+    possible while it runs; if not, qup says so.
 
-    With `--nographic` the console of one machine is in this terminal, from the firmware's first
-    byte until the guest powers off. Ctrl-] leaves it, and the machine runs on.
+    With `--nographic`, you see one machine's console in this terminal, from the firmware's first
+    byte until the guest powers off. Ctrl-] leaves it, and the machine keeps running.
 
     Examples: `qup up`, `qup up web --memory 2G`, `qup up --set network.forward='["8080:80"]'`
     """
@@ -151,12 +151,12 @@ def reset(
     *,
     overrides: Overrides,
 ) -> None:
-    """Bring machines back to where they were after the last `up` that provisioned them.
+    """Take machines back to their state after the last `up` that provisioned them.
 
-    Memory and disk are what they were then, and what was done since is lost, whether the machine
-    runs or not. Names, keys, addresses and ports stay. Steps that run at each `up` run now, too.
-    A machine whose hardware or steps have changed in the Qupfile is made anew, and so is one of
-    which nothing could be saved. This is what a test suite does between two tests.
+    Memory and disk are restored to that state, whether the machine is running or not; everything
+    since then is lost. Names, keys, addresses and ports stay. Steps that run at each `up` run
+    again. If a machine's hardware or steps have changed in the Qupfile, or its state could not be
+    saved, it is created afresh. Test suites do this between two tests.
 
     Examples: `qup reset`, `qup reset web`
     """
@@ -241,7 +241,8 @@ def provision(
         typer.Option(
             "--with",
             metavar="STEP",
-            help="Run only this step: its name, or all of a provisioner. Can be repeated.",
+            help="Run only this step: a step's name, or a provisioner's for all of its steps."
+            " Can be given more than once.",
         ),
     ] = None,
     jobs: Jobs = None,
@@ -250,7 +251,7 @@ def provision(
 ) -> None:
     """Run the provisioning steps of running machines again, whether they are done or not.
 
-    What is new or has changed runs by itself with the next `qup up`.
+    Steps that are new or have changed run by themselves at the next `qup up`.
 
     Examples: `qup provision`, `qup provision web --with database`
     """

@@ -24,10 +24,10 @@ def upgrade(
 ) -> None:
     """Boot machines from the newest ISO of their box; their disks stay as they are.
 
-    The newest release for `boot2docker`, `rancheros` and a releases API, the same address again
-    for an address. A machine that runs is started anew; if the new ISO does not come up, it gets
-    the old one back, and the exit code is 10. Without names: all machines that boot from an ISO
-    and exist.
+    For `boot2docker`, `rancheros` and a releases API, that is the newest release; for an address,
+    whatever is there now. A running machine is restarted. If the new ISO does not come up, the
+    machine gets the old one back, and the exit code is 10. Without names: all existing machines
+    that boot from an ISO.
 
     Examples: `qup upgrade`, `qup upgrade docker`
     """
