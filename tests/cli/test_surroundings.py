@@ -237,7 +237,7 @@ def test_every_command_explains_itself(world: World) -> None:
         assert verb in listed
         assert "Usage" in world(verb, "--help").ok().stdout
     assert listed.index("─ Start and stop ─") < listed.index("│ up ") < listed.index("─ Look ─")
-    assert listed.index("─ Of plugins ─") < listed.index("│ hello ")
+    assert listed.index("─ From plugins ─") < listed.index("│ hello ")
     refused(world("upp"), 2, "upp")
     refused(world("up", "--nosuch"), 2, "--nosuch")
     refused(world("up", "nosuch"), 2, "nosuch")
