@@ -91,6 +91,8 @@ class LazyGroup(TyperGroup):
 
     def _blame(self, name: str | None, exc: Exception) -> Exception:
         """An error of a plugin's command is not a bug of ours."""
+        if _is_interrupt(exc):
+            return Interrupted()
         if name is None or name in COMMANDS or isinstance(exc, QupError | OSError):
             return exc
         if type(exc).__module__.startswith("typer"):
@@ -238,10 +240,24 @@ def _dispatch(argv: list[str]) -> int:
     except Exception as exc:
         if isinstance(exc, OSError) and exc.filename is None and exc.errno in OUTPUT_FAILURES:
             raise
-        if hasattr(exc, "format_message"):  # the command-line library's complaint about the words
-            return _report_usage(exc, as_json=as_json)
-        return _report_bug(exc, argv, as_json=as_json)
+        return _report_other(exc, argv, as_json=as_json)
     return code if isinstance(code, int) else 0
+
+
+def _report_other(error: Exception, argv: list[str], *, as_json: bool) -> int:
+    """An error that is none of ours."""
+    if _is_interrupt(error):
+        return _report(Interrupted(), as_json=as_json)
+    if hasattr(error, "format_message"):  # the command-line library's complaint about the words
+        return _report_usage(error, as_json=as_json)
+    return _report_bug(error, argv, as_json=as_json)
+
+
+def _is_interrupt(error: Exception) -> bool:
+    """Before 3.12, Python makes a RuntimeError of whatever hits while a class names its attributes
+    (``__set_name__``): also of Ctrl-C during an import.
+    """
+    return isinstance(error, RuntimeError) and isinstance(error.__context__, KeyboardInterrupt)
 
 
 def _report_usage(exc: Any, *, as_json: bool) -> int:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ROOT, Done
 from tests.fakes.world import QUPFILE, World
+from tests.vm.lab import wait_until
 
 MOMENTS = [0.05, 0.15, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.85]
 """Seconds after the start of a ``qup up`` that takes 0.6 to 1 s."""
@@ -78,25 +79,47 @@ def test_an_interrupt_at_any_moment_ends_everything(warm: World) -> None:
         # both 130.
         assert code in (130, -signal.SIGINT), (moment, code, said)
         assert "this is a bug" not in said
-        if moment >= 0.3:
-            assert "Traceback" not in said, (moment, said)
+        # Once qup itself has begun (and it may be slow to: moments are by the clock), it says no
+        # more than that.
+        assert "Traceback" not in said or ", in main\n" not in said, (moment, said)
         assert warm.qemus() == [], moment
         assert warm.status()["status"] in ("stopped", "not-created"), moment
     warm.scenario = {}
     warm("up").ok()
 
 
+def test_an_interrupt_while_a_class_is_made(world: World) -> None:
+    """Some versions of Python tell of it as of a RuntimeError."""
+    tweak = """
+import importlib
+class Name:
+    def __set_name__(self, owner, name): raise KeyboardInterrupt
+def import_module(name): type("Class", (), {"name": Name()})
+importlib.import_module = import_module
+"""
+    done = world.tweaked(tweak, "status")
+    assert done.code == 130, done
+    assert done.stderr == "interrupted\n"
+
+
+def spawn_and_wait(world: World, *argv: str) -> subprocess.Popen[str]:
+    """Start ``up``, of a guest that never answers, and return when it waits for that."""
+    world.scenario = {"banner": False}
+    process = spawn(world, "up", *argv)
+    assert wait_until(lambda: world.status()["status"] == "starting", 60)
+    return process
+
+
 def test_sigterm_is_an_interrupt(warm: World) -> None:
-    warm.scenario = {"banner": False}
-    code, said = hit(warm, signal.SIGTERM, 1.5)
-    assert code == 130, said
+    process = spawn_and_wait(warm)
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, said
     assert warm.qemus() == []
 
 
 def test_two_interrupts(warm: World) -> None:
-    warm.scenario = {"banner": False}
-    process = spawn(warm, "up")
-    time.sleep(1.5)
+    process = spawn_and_wait(warm)
     process.send_signal(signal.SIGINT)
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -112,12 +135,13 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_machine(warm: World) -> None:
     process = spawn(warm, "up")
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 0, said
+    (pid,) = warm.qemus()
+    assert os.getpgid(pid) not in (process.pid, os.getpgid(0))
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:
             pass
-    time.sleep(0.2)
     assert warm.status()["status"] == "running"
 
 
@@ -181,12 +205,10 @@ def test_several_machines_of_a_project_at_once(make_world: Callable[..., World])
 
 
 def test_who_holds_the_lock_is_said(warm: World) -> None:
-    warm.scenario = {"banner": False}
-    first = spawn(warm, "up", "--boot-timeout", "20s")
-    time.sleep(1.5)
+    first = spawn_and_wait(warm, "--boot-timeout", "5m")
     done = warm("--lock-timeout", "0.3", "down")
     assert done.code == 6, done
-    assert "qup up --boot-timeout 20s" in done.stderr
+    assert "qup up --boot-timeout 5m" in done.stderr
     assert f"pid {first.pid}" in done.stderr
     assert "--lock-timeout" in done.stderr
     assert warm.status()["status"] == "starting"
