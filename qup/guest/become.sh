@@ -217,6 +217,22 @@ done <<END
 $macs
 END
 [ ! -f /var/lib/NetworkManager/secret_key ] || rm /var/lib/NetworkManager/secret_key
+# A networkd that starts takes away what it has not set itself, and asks its DHCP server again: for
+# some tenths of a second the guest would reach nobody. Its addresses are right, unless a card is on
+# another network now, so it is told to keep them until it has started.
+kept=
+keep_addresses() {
+    local file folder
+    for file in /etc/systemd/network/*.network /run/systemd/network/*.network; do
+        [ -f "$file" ] || continue
+        folder=/run/systemd/network/${file##*/}.d
+        mkdir -p "$folder"
+        printf '[Network]\nKeepConfiguration=yes\n' >"$folder/qup.conf"
+        kept=yes
+    done
+}
+[ ! -d /sys/fs/cgroup/system.slice/systemd-networkd.service ] || [ "$moved" ] || keep_addresses
+
 # systemd starts them again at once, as after any failure. A networkd that starts keeps the whole
 # guest busy for a second: on QEMU's own network alone, where nobody has to know at once who the
 # client is now, it stands still until somebody is logged in.
@@ -256,6 +272,11 @@ do_late() {
     done
     # shellcheck disable=SC2086 # they are numbers
     [ ! "$late" ] || kill -KILL $late
+    [ ! "$kept" ] || systemctl start systemd-networkd.service
+    [ ! "$kept" ] || {
+        rm -f /run/systemd/network/*.network.d/qup.conf
+        rmdir /run/systemd/network/*.network.d
+    }
     sync
     rm -f /run/qup-late
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from qup.guest.identity import make_waiting_script
 from qup.model.box import BoxSpec
 from qup.model.folders import FolderPlan, Share
 from qup.model.network import AddressPlan, Forward, NicPlan, PortRange, Tap
@@ -23,7 +25,7 @@ from qup.model.plan import (
 )
 from qup.runner.golden import plan_golden
 from qup.templates.extra import find_stranger
-from qup.templates.key import Emulator, describe_visible, make_key, plan_template
+from qup.templates.key import RECIPE, Emulator, describe_visible, make_key, plan_template
 
 NETDEV = {"type": "user", "hostname": "web", "ipv6": "off"}
 PLAN = Plan(
@@ -304,3 +306,11 @@ def test_only_folders_that_are_mounted_are_a_part_of_the_hardware() -> None:
     assert key() == key(copied)
     assert key() != key(mounted)
     assert key(mounted) == key(elsewhere), "a clone mounts what it likes, where it likes"
+
+
+def test_another_script_in_templates_is_another_recipe() -> None:
+    """A template of before would go on with the script of before: whoever changes one of
+    ``qup/guest/*.sh`` counts RECIPE up, and says so here.
+    """
+    script = hashlib.sha256(make_waiting_script().encode()).hexdigest()
+    assert (RECIPE, script[:16]) == (12, "95dcc949962d0dc1")

@@ -37,6 +37,28 @@ ls /etc/ssh/ssh_host_*_key | wc -l
 FIELDS = ("hostname", "machine-id", "mac", "host-key", "user-key", "instance", "instances",
           "uuid", "random", "host-keys")  # fmt: skip
 PASSING = ("uuid", "random")
+# What happens to its routes while it does what was put off; nothing is said if it has done that.
+PUT_OFF = """
+sudo sh -s <<'END'
+read -r pid </run/qup-late || exit 0
+main() { systemctl show --property MainPID systemd-networkd; }
+before=$(main)
+ip monitor route >/run/routes & monitor=$!
+until grep -q 192.0.2.1 /run/routes; do
+    ip route add 192.0.2.1 dev eth0
+    ip route del 192.0.2.1
+done
+rm /run/systemd/netif/leases/*
+kill "$pid"
+while [ -e /run/qup-late ] || [ ! "$(ls /run/systemd/netif/leases)" ]; do sleep 0.1; done
+[ "$(main)" != "$before" ] && echo anew
+ip route add 192.0.2.2 dev eth0
+until grep -q 192.0.2.2 /run/routes; do sleep 0.1; done
+kill $monitor
+grep default /run/routes
+ls -d /run/systemd/network/*.d 2>/dev/null
+END
+"""
 CLIENT_ID = "grep -h ^CLIENTID= /run/systemd/netif/leases/*"
 
 
@@ -79,6 +101,17 @@ def test_dhcp_servers_can_tell_them_apart(lab: Lab) -> None:
         return [text for text in said if text.startswith("CLIENTID=ff")]
 
     assert wait_until(lambda: len(set(ids())) == 2, 60), ids()
+
+
+def test_it_reaches_everybody_while_networkd_starts_anew(lab: Lab) -> None:
+    """Which it does some seconds after `up`, when somebody may be installing something."""
+
+    def said() -> str:
+        lab("destroy", "-y", "b").ok()
+        lab("up", "b", timeout=300).ok()
+        return lab("ssh", "b", "--", PUT_OFF).stdout
+
+    assert next(filter(None, (said() for _ in range(5))), "") == "anew\n"
 
 
 def test_the_clock_is_right(lab: Lab) -> None:
