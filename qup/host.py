@@ -202,7 +202,7 @@ class LocalHost:
         if path is not None:
             return path
         if os.path.lexists(program) and os.sep in program:
-            raise HostError(f"{program} is no program that can be started", hint=_HINT)
+            raise HostError(f"{program} is not a program that can be started", hint=_HINT)
         arch = program.rpartition("qemu-system-")[2]
         package = _PACKAGES.get(arch, "qemu-system")
         raise HostError(

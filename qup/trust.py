@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, str]:
     except RecursionError as exc:
         raise ValueError("it is nested too deeply") from exc
     if not isinstance(trusted, dict) or not all(isinstance(item, str) for item in trusted.values()):
-        raise ValueError("it is no table of digests")
+        raise ValueError("it is not a table of digests")
     return trusted
 
 

@@ -55,7 +55,7 @@ def test_two_cloud_configs_are_one_too_many(qup: Qup, project: Callable[..., Pat
         ("package = ['x']", "did you mean 'packages'"),
         ("hostname = 'x'", "'hostname' and 'ssh.user'"),
         ("users = []", "ssh.user"),
-        ("'a b' = 1", "no key of a cloud-config"),
+        ("'a b' = 1", "not a key of a cloud-config"),
         ("ntp = { since = 2026-01-01 }", "quote it"),
         ("swap = { size = inf }", "quote it"),
     ],

@@ -201,7 +201,7 @@ def test_program_that_hangs(cache: Path, make: Make, monkeypatch: pytest.MonkeyP
 def test_folder_or_plain_file_as_program(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     for path in (tmp_path, tmp_path / "plain"):
-        with pytest.raises(HostError, match="no program that can be started") as caught:
+        with pytest.raises(HostError, match="not a program that can be started") as caught:
             LocalHost(cache).qemu_version(str(path))
         assert caught.value.hint
 

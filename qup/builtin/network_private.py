@@ -165,7 +165,7 @@ def _check_interface(text: str, interface: ipaddress.IPv4Interface) -> str:
         raise ValueError(f"{text!r} is the network's own or its broadcast address")
     ip = interface.ip
     if ip.is_multicast or ip.is_loopback or ip.is_unspecified or ip.is_link_local:
-        raise ValueError(f"{text!r} is no address that a machine can have")
+        raise ValueError(f"{text!r} is not an address that a machine can have")
     return str(interface)
 
 

@@ -36,7 +36,7 @@ class Ignition:
             return []
         return [
             Problem(
-                f"the user data is no Ignition configuration: {reason}",
+                f"the user data is not an Ignition configuration: {reason}",
                 "it has to be JSON of Ignition's specification 3, as Butane writes it",
             )
         ]
@@ -123,7 +123,7 @@ def _find_fault(text: str) -> str | None:
     try:
         data = json.loads(text)
     except ValueError as exc:
-        return f"it is no JSON ({exc})"
+        return f"it is not JSON ({exc})"
     version = data.get("ignition", {}) if isinstance(data, dict) else None
     version = version.get("version") if isinstance(version, dict) else None
     if not isinstance(version, str):

@@ -175,11 +175,11 @@ def _read_yaml(text: str) -> Mapping[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         reason = getattr(exc, "problem", None) or str(exc).splitlines()[0]
         raise ConfigError(
-            f"user-data is no YAML{where}: {reason}",
+            f"user-data is not valid YAML{where}: {reason}",
             hint="[machine.cloud-init] takes the same as a table of the Qupfile",
         ) from exc
     except (ValueError, RecursionError) as exc:  # a date that is none; braces without end
-        raise ConfigError(f"user-data is no YAML: {exc}") from exc
+        raise ConfigError(f"user-data is not valid YAML: {exc}") from exc
     if table is None:
         return {}
     if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):

@@ -16,7 +16,7 @@ class Nobody:
     def problems(self, seed: SeedPlan) -> Sequence[Problem]:
         if seed.user_data is None:
             return []
-        return [Problem("user data is given, but seeder 'none' gives it to nobody")]
+        return [Problem("user data is given, but with seeder 'none' no guest gets it")]
 
     def form(self, seed: SeedPlan) -> SeedForm:  # noqa: ARG002  it is always the same
         return SeedForm(login=False, host_key=False)

@@ -65,7 +65,7 @@ class Vagrant:
         if seed.user_data is not None:
             found.append(
                 Problem(
-                    "user data is given, but boxes of Vagrant read none",
+                    "user data is given, but Vagrant's boxes don't read any",
                     'set the guest up by provisioning steps; seeder = "nocloud" if it has'
                     " cloud-init",
                 )
@@ -73,7 +73,7 @@ class Vagrant:
         if any(not nic.address.dhcp for nic in seed.nics):
             found.append(
                 Problem(
-                    "a network card has a fixed address, and nobody can tell a box of Vagrant",
+                    "a network card has a fixed address, and there is no way to tell a Vagrant box",
                     "use a network mode with DHCP, or configure the card by a provisioning step",
                 )
             )

@@ -119,8 +119,8 @@ def _read(options: Any, project: Path) -> bytes:
         return data.replace(b"\r\n", b"\n")
     if not data.startswith(PROGRAMS):
         raise ConfigError(
-            f"the provisioning script {path} is no script: it is no text, and its first line names"
-            " no program",
+            f"the provisioning script {path} is not a script: it is not text, and its first line"
+            " names no program",
             hint="a file that is only to be there is 'file = { source = ..., destination = ... }'",
         )
     return data

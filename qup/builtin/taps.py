@@ -51,7 +51,7 @@ def check_guest_address(text: str) -> str:
     except ValueError:
         raise ValueError(f"{text[:60]!r} is not an IPv4 address, such as 192.168.7.2") from None
     if ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip.is_reserved:
-        raise ValueError(f"{text} is no address that a computer can have")
+        raise ValueError(f"{text} is not an address that a computer can have")
     return str(ip)
 
 

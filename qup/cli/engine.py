@@ -56,7 +56,7 @@ def active(ctx: typer.Context, as_json: AsJson = False) -> None:
             else:
                 typer.echo(folder.name)
             return
-    raise QupError(f"no active machine: none that runs is at {printable(wanted)}")
+    raise QupError(f"no active machine: no running machine is at {printable(wanted)}")
 
 
 def config(ctx: typer.Context, name: Name = None, as_json: AsJson = False) -> None:

@@ -115,7 +115,7 @@ def _ssh(seen: Observation) -> str:
 
 def _remark(seen: Observation, leftovers: tuple[str, ...]) -> str:
     if seen.name in leftovers:
-        return "not in the Qupfile any more" + (f"; {seen.detail}" if seen.detail else "")
+        return "no longer in the Qupfile" + (f"; {seen.detail}" if seen.detail else "")
     launch = seen.state.launch if seen.state and seen.alive else None
     source = launch.ssh_source if launch else None
     return seen.detail or (f"address by {source}" if source else "")

@@ -228,8 +228,8 @@ def require_trust(context: Context, config: Config) -> None:
         return
     lines = [f"machine {item.machine}: {item.key} = {item.description}" for item in found]
     raise ConfigError(
-        "this Qupfile asks for more on this computer than guests, and you have not said that you"
-        " trust it",
+        "this Qupfile wants to do more on this computer than run guests, and you have not said"
+        " that you trust it",
         details="\n".join(lines),
         hint="read it; if it is fine, 'qup trust' allows exactly this content",
     )

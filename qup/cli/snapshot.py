@@ -135,7 +135,7 @@ def _require_member(machine: str, known: list[str]) -> None:
 
     if machine not in known:
         raise UsageError(
-            f"machine {machine} is not in the Qupfile any more",
+            f"machine {machine} is no longer in the Qupfile",
             hint=f"put it back, or 'qup destroy {machine}'",
         )
 

@@ -117,7 +117,7 @@ def resume_to_shut_down(context: Context, name: str) -> None:
     if seen.status != SUSPENDED and not cut_off:
         return
     give_up = (
-        f"'qup down --force {name}' gives its memory up, as a power cut would, and keeps its disks"
+        f"'qup down --force {name}' discards its memory, as a power cut would, and keeps its disks"
     )
     try:
         config = checked_config(context, Overrides())
@@ -126,10 +126,10 @@ def resume_to_shut_down(context: Context, name: str) -> None:
         raise
     if name not in config.machines:
         raise MachineError(
-            f"machine {name} is suspended, and not in the Qupfile any more: it can't go on to be"
+            f"machine {name} is suspended, and no longer in the Qupfile: it can't go on to be"
             " shut down",
             hint=f"put it back; or {give_up}",
             machine=name,
         )
-    context.tell(name, "is suspended: it goes on, to be shut down properly")
+    context.tell(name, "is suspended: resuming it, to shut it down properly")
     bring_back(context, config, name)

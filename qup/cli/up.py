@@ -214,9 +214,9 @@ class _Work:
 
         if len(chosen) > 1:
             raise UsageError(
-                f"nographic brings a machine's console into the terminal, and these are"
-                f" {len(chosen)}: {', '.join(chosen)}",
-                hint="name one of them; or --no-nographic starts all of them in the background",
+                f"nographic gives the terminal to one machine's console, and there are"
+                f" {len(chosen)} machines: {', '.join(chosen)}",
+                hint="name one of them, or start all in the background with --no-nographic",
             )
         if self.as_json:
             raise UsageError(

@@ -30,7 +30,7 @@ def require_network(url: str) -> None:
     if is_offline():
         raise OfflineError(
             f"{redact_url(url)} is not here, and --offline (or {OFFLINE}) says not to fetch it",
-            hint="say it again without --offline when there is a network",
+            hint="run the command again without --offline when there is a network",
         )
 
 
@@ -58,7 +58,10 @@ def check_url(url: str, *, vouched: bool = False) -> None:
     parts = _split(url)
     shown = redact_url(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BoxError(f"{shown} is no http or https address", hint="qup fetches from no others")
+        raise BoxError(
+            f"{shown} is not an http or https address",
+            hint="qup downloads only from such addresses",
+        )
     if parts.username is not None or parts.password is not None:
         raise BoxError(
             f"the address of {shown} has a user or password in it, which would end up in logs",
@@ -86,7 +89,7 @@ def follow_redirect(url: str, location: str, *, vouched: bool) -> str:
     source, parts = _split(url), _split(target)
     shown = f"{redact_url(url)} leads to {redact_url(target)}"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise BoxError(f"{shown}, which is no http or https address")
+        raise BoxError(f"{shown}, which is not an http or https address")
     if source.scheme == "https" and parts.scheme != "https":
         raise BoxError(f"{shown}: from https to http, without protection on the way")
     if is_local(parts.hostname) and not is_loopback(source.hostname or ""):
@@ -102,7 +105,9 @@ def _split(url: str) -> SplitResult:
     except ValueError as exc:
         raise BoxError(f"{redact_url(url)} is no address: {exc}") from exc
     if any(char.isspace() or not char.isprintable() for char in url):
-        raise BoxError(f"{redact_url(url)!r} is no address: it has spaces or control characters")
+        raise BoxError(
+            f"{redact_url(url)!r} is not an address: it has spaces or control characters"
+        )
     return parts
 
 

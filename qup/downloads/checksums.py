@@ -50,7 +50,7 @@ class Digest:
         known = LENGTHS.get(len(value))
         if known is None or not _BARE.fullmatch(value) or algorithm not in ("", known):
             raise BoxError(
-                f"{text[:80]!r} is no SHA-256 or SHA-512 digest",
+                f"{text[:80]!r} is not a SHA-256 or SHA-512 digest",
                 hint="write 'sha256:' (in an address '#sha256=') and 64 hexadecimal digits",
             )
         return cls(known, value, origin)

@@ -35,7 +35,7 @@ def fetch_json(url: str, headers: Mapping[str, str] | None = None) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise BoxError(f"{redact_url(url)} gives no JSON") from exc
+        raise BoxError(f"{redact_url(url)} does not return JSON") from exc
 
 
 def _fetch(url: str, headers: Mapping[str, str]) -> str:

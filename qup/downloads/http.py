@@ -166,7 +166,7 @@ def _judge(response: requests.Response, ok: tuple[int, ...]) -> requests.Respons
     if code in (401, 403, 407):
         hint = "does it want a login? put it into ~/.netrc"
         raise RefusedError(f"{where} is refused (HTTP {code})", hint=hint)
-    raise BoxError(f"{where} can't be had (HTTP {code})")
+    raise BoxError(f"{where} can't be downloaded (HTTP {code})")
 
 
 def _retry_after(response: requests.Response) -> float | None:
@@ -180,8 +180,8 @@ def give_up(failure: Transient) -> BoxError:
     """The error for something that went on failing."""
     return BoxError(
         f"{failure.reason}, and trying again did not help",
-        hint="look at the network ('qup' takes proxies from https_proxy), then say it again:"
-        " what was fetched so far is kept",
+        hint="look at the network ('qup' takes proxies from https_proxy), then try again:"
+        " what was downloaded so far is kept",
     )
 
 

@@ -229,7 +229,7 @@ class _Transfer:
             BoxError: it is too large, is coded, or its end could not be told from a break.
         """
         if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise BoxError(f"{self.where}: the server packs the file on the way, unasked")
+            raise BoxError(f"{self.where}: the server compresses the file on the way, unasked")
         length = response.headers.get("Content-Length", "")
         if not length.isdecimal():
             chunked = response.headers.get("Transfer-Encoding", "") == "chunked"

@@ -103,7 +103,7 @@ class Folder:
             except tarfile.TarError as exc:
                 process.kill()
                 raise GuestError(
-                    f"machine {machine}: what came back of {self.root} is no tar archive: {exc}",
+                    f"machine {machine}: what came back of {self.root} is not a tar archive: {exc}",
                     machine=machine,
                 ) from exc
             _finish(process, machine, f"copying {self.root} back")

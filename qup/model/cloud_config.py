@@ -123,7 +123,7 @@ def check_cloud_config(table: Mapping[str, Any]) -> None:
         if key in OWN_KEYS:
             raise ValueError(f"'{key}' is what qup sets itself: use 'hostname' and 'ssh.user'")
         if not KEY.fullmatch(key):
-            raise ValueError(f"'{key}' is no key of a cloud-config: those are like 'write_files'")
+            raise ValueError(f"'{key}' is not a key of a cloud-config, such as 'write_files'")
         if key not in KNOWN_KEYS:
             close = difflib.get_close_matches(key, KNOWN_KEYS, n=1, cutoff=0.8)
             if close:
@@ -132,7 +132,9 @@ def check_cloud_config(table: Mapping[str, Any]) -> None:
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as exc:
-            raise ValueError(f"'{key}' has a date or a number that YAML has not; quote it") from exc
+            raise ValueError(
+                f"'{key}' has a date or a number that YAML doesn't have; quote it"
+            ) from exc
 
 
 def write_cloud_config(table: Mapping[str, Any]) -> str:

@@ -171,7 +171,7 @@ class FolderSettings(Settings):
             raise ValueError("a path has no NUL character")
         for pattern in self.exclude:
             if pattern.startswith("!") or not pattern.strip("/"):
-                raise ValueError(f"{pattern!r} is no pattern of what is left out")
+                raise ValueError(f"{pattern!r} is not a pattern of what to leave out")
         return self
 
 

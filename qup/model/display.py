@@ -154,7 +154,8 @@ def _read_target(target: str) -> str:
     plain = re.fullmatch(r"\[[0-9a-fA-F:.%]+\]|[A-Za-z0-9._-]*", host, re.ASCII)
     if not colon or not plain or not re.fullmatch(r"[0-9]{1,5}", number, re.ASCII):
         raise ValueError(
-            f"{shorten(target)} is no address for vnc: host:display (localhost:0) or unix:PATH is"
+            f"{shorten(target)} is not an address for vnc:"
+            " host:display (localhost:0) or unix:PATH is"
         )
     return f"{host or '127.0.0.1'}:{int(number)}"
 

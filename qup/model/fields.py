@@ -184,7 +184,7 @@ def _guest_folder(value: object) -> object:
     if not value.startswith("/"):
         raise ValueError(f"{shown} is not an absolute path, such as '/srv/app'")
     if "\0" in value or len(value) > MAX_GUEST_PATH:
-        raise ValueError(f"{shown} is no path: it has a NUL character or is too long")
+        raise ValueError(f"{shown} is not a path: it has a NUL character or is too long")
     parts = [part for part in value.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise ValueError(f"{shown} has '..' in it: write where it leads to")

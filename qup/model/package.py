@@ -119,9 +119,9 @@ def read_metadata(data: bytes) -> Packaged | None:
     try:
         whole = json.loads(data)
     except (ValueError, RecursionError) as exc:
-        raise ValueError(f"it is no JSON: {exc}") from exc
+        raise ValueError(f"it is not JSON: {exc}") from exc
     if not isinstance(whole, dict):
-        raise ValueError("it is no table")
+        raise ValueError("it is not a table")
     own, provider = whole.get("qup"), whole.get("provider")
     if own is None and provider is None:
         return None
@@ -141,7 +141,7 @@ def read_metadata(data: bytes) -> Packaged | None:
 
 def _read_own(own: Any) -> Packaged:
     if not isinstance(own, Mapping):
-        raise ValueError("'qup' is no table")
+        raise ValueError("'qup' is not a table")
     if own.get("schema") != SCHEMA:
         raise ValueError(f"it has schema {own.get('schema')!r}, and this qup knows {SCHEMA}")
     buses = own.get("buses", [])

@@ -74,7 +74,7 @@ def reference_of(table: Mapping[str, object]) -> str:
     """
     for key, value in table.items():
         if key not in KEYS:
-            raise ValueError(f"'{key}' is no key of a box: it has {', '.join(KEYS)}")
+            raise ValueError(f"'{key}' is not a key of a box; the keys are {', '.join(KEYS)}")
         if not isinstance(value, str):
             raise ValueError(f"'{key}' has to be text")
     url = str(table.get("url", ""))

@@ -48,15 +48,15 @@ RUN_STATES = {
     "running": RunState("running", way=Way.NONE),
     "prelaunch": RunState("starting", way=Way.NONE),
     "paused": RunState(
-        "paused", "QEMU was told to pause the guest", "'qup up' lets it go on", Way.CONTINUE
+        "paused", "QEMU was told to pause the guest", "'qup up' continues it", Way.CONTINUE
     ),
     "debug": RunState(
-        "paused", "a debugger has stopped the guest", "'qup up' lets it go on", Way.CONTINUE
+        "paused", "a debugger has stopped the guest", "'qup up' continues it", Way.CONTINUE
     ),
     "watchdog": RunState(
         "paused",
         "the guest's watchdog fired: the guest hangs",
-        "'qup up' lets it go on, 'qup reload' starts it anew",
+        "'qup up' continues it, 'qup reload' restarts it",
         Way.CONTINUE,
     ),
     "suspended": RunState("asleep", "the guest sleeps (ACPI S3)", "'qup up' wakes it", Way.WAKE),
@@ -75,7 +75,7 @@ RUN_STATES = {
     "shutdown": RunState(
         "shutdown",
         "the guest has powered off, QEMU is ending",
-        "'qup up' starts it anew",
+        "'qup up' restarts it",
         Way.ANEW,
     ),
     "inmigrate": RunState("restoring", "the guest's memory is being loaded", "wait"),
@@ -85,7 +85,7 @@ RUN_STATES = {
     "postmigrate": RunState(
         "saved",
         "the guest's memory has been written away, and the guest stands still",
-        "'qup up' lets it go on",
+        "'qup up' continues it",
         Way.CONTINUE,
     ),
     "colo": RunState(

@@ -216,7 +216,7 @@ def prepare_disks(
         if path not in wanted:
             ctx.tell(
                 machine,
-                f"disk {path.stem!r} is not in the Qupfile any more: it is kept in {path}",
+                f"disk {path.stem!r} is no longer in the Qupfile: it is kept in {path}",
                 hint="'qup destroy' removes it with the machine; you may remove it now",
             )
 

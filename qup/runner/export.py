@@ -139,7 +139,8 @@ def _require_stopped(ctx: Context, folder: MachineFolder) -> State:
         )
     if seen.alive:
         raise MachineError(
-            f"machine {folder.name} is {seen.status}: a disk that is written to is no box",
+            f"machine {folder.name} is {seen.status}: a disk that is being written to can't become"
+            " a box",
             hint=f"'qup down {folder.name}' first",
             machine=folder.name,
         )
@@ -213,7 +214,7 @@ class _Export:
         )
         disks = tuple(disk for disk in plan.disks if not disk.role.startswith(FURTHER))
         if len(disks) < len(plan.disks):
-            self.ctx.tell(self.name, "its further disks are no part of the box")
+            self.ctx.tell(self.name, "its further disks are not part of the box")
         return replace(
             plan, nics=nics, disks=disks, provision=(), folders=(), extra=(), display=None,
             nographic=False, template=None,

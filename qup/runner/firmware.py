@@ -69,7 +69,7 @@ def prepare_variables(
         path.replace(aside)
         ctx.tell(
             machine,
-            f"the firmware here is another one ({firmware.description}): its variables start anew",
+            f"the firmware has changed ({firmware.description}): its variables start afresh",
             level="warning",
             hint=f"the old ones are in {aside}",
         )

@@ -117,7 +117,7 @@ def find_pid(folder: MachineFolder, state: State) -> int | None:
 def _observe_dead(folder: MachineFolder, state: State) -> Observation:
     """QEMU removes its pidfile when it ends by itself; what kills it leaves the file."""
     if folder.suspended.is_dir():
-        detail = f"'qup resume {folder.name}' lets it go on"
+        detail = f"'qup resume {folder.name}' continues it"
         return Observation(folder.name, SUSPENDED, detail, state=state)
     if state.launch is None:
         return Observation(folder.name, STOPPED, state=state)
@@ -189,7 +189,7 @@ def require_alive(folder: MachineFolder) -> State:
         way = "resume" if seen.status == SUSPENDED else "up"
         raise MachineError(
             f"machine {folder.name} is not running ({seen.status})",
-            hint=f"'qup {way} {folder.name}' {'lets it go on' if way == 'resume' else 'starts it'}",
+            hint=f"'qup {way} {folder.name}' {'continues it' if way == 'resume' else 'starts it'}",
             machine=folder.name,
         )
     return seen.state

@@ -95,7 +95,7 @@ def _combine(machine: str, problems: list[Found]) -> HostError:
         return HostError(f"machine {machine}: {message}", hint=hint, machine=machine)
     lines = [f"- {message}" + (f" ({hint})" if hint else "") for message, hint in problems]
     return HostError(
-        f"machine {machine}: {len(problems)} things stand in the way",
+        f"machine {machine}: {len(problems)} problems stand in the way",
         details="\n".join(lines),
         machine=machine,
     )

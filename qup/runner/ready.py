@@ -48,7 +48,7 @@ def wait_until_ready(
     if not plan.seed_form.login:
         ctx.tell(
             folder.name,
-            "runs; nobody waits for ssh, as qup does not know how to give this guest a key",
+            "runs; not waiting for ssh, as qup does not know how to give this guest a key",
             hint=f"'qup console {folder.name}' and 'qup view {folder.name}' (with qemu.display)"
             " show it; 'seeder' in the Qupfile says how it learns a key",
         )

@@ -119,10 +119,10 @@ class Resuming(Work):
                 names = find_misfit(before, hardware_of(self.ctx, plan.to_dict()))
                 names.remove("qemu")
                 text = f"QEMU has changed since it was suspended ({_name(old)}, now {_name(new)})"
-                self.ctx.tell(self.name, f"{text}; trying to go on with this one")
+                self.ctx.tell(self.name, f"{text}; trying to resume with this one")
         if names:
             raise MachineError(
-                f"machine {self.name} is suspended, and its memory does not fit any more:"
+                f"machine {self.name} is suspended, and its memory no longer fits:"
                 f" {describe_misfit(names)} changed since",
                 details="\n".join(_compare(names, before, hardware_of(self.ctx, plan.to_dict()))),
                 hint=explain_choice(self.name, "change it back"),
@@ -250,8 +250,7 @@ class Resuming(Work):
         except CommandFailed as exc:  # QEMU says that it doesn't run
             put_back(self.folder)
             raise MachineError(
-                f"machine {self.name} is suspended, and QEMU does not let it go on:"
-                f" {exc.description}",
+                f"machine {self.name} is suspended, and QEMU can't resume it: {exc.description}",
                 hint=f"'qup resume {self.name}' tries it again",
                 machine=self.name,
             ) from exc

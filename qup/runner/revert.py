@@ -110,7 +110,7 @@ def resume_restore(ctx: Context, config: MachineConfig, folder: MachineFolder) -
         return True
     disk_only = words[1:] == ["disk-only"]
     what = "reset" if found[0].name == SAVE_POINT else f"restore of snapshot {found[0].name}"
-    ctx.tell(folder.name, f"a {what} was cut off; it is done now")
+    ctx.tell(folder.name, f"a {what} was interrupted; it is finished now")
     _Restoring(ctx, config, folder, seen.state, found[0], disk_only).run(seen)
     return True
 
@@ -184,7 +184,7 @@ class _Restoring:
                 f"machine {self.name} runs, but {len(failures)} of its forwards could not be"
                 " opened",
                 details="\n".join(failure.message for failure in failures),
-                hint=f"free the port and say 'qup up {self.name}'",
+                hint=f"free the port and run 'qup up {self.name}'",
                 machine=self.name,
             )
 
@@ -206,7 +206,7 @@ class _Restoring:
         if box is None:
             raise BoxError(
                 f"machine {self.name}: the box that {self._snapshot} is based on"
-                f" ({self.snapshot.box_digest[:12]}) is not in the cache any more",
+                f" ({self.snapshot.box_digest[:12]}) is no longer in the cache",
                 hint=f"put it back at {self.ctx.boxes.folder(self.snapshot.box_digest)}",
                 machine=self.name,
             )

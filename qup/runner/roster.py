@@ -36,7 +36,7 @@ class Roster(NamedTuple):
 
     Attributes:
         members: those in the Qupfile, in its order.
-        leftovers: names of machines that exist but are not in the Qupfile any more.
+        leftovers: names of machines that exist but are no longer in the Qupfile.
         problem: why the Qupfile could not be read, if so.
     """
 
@@ -153,7 +153,7 @@ def _from_qupfile(project: Project) -> tuple[Member, ...]:
 
     try:
         if project.qupfile.stat().st_size > QUPFILE_LIMIT or not project.qupfile.is_file():
-            raise ConfigError(f"{project.qupfile} is no Qupfile", hint=VALIDATE)
+            raise ConfigError(f"{project.qupfile} is not a Qupfile", hint=VALIDATE)
         text = project.qupfile.read_text("utf-8-sig")
         locate(text)  # refuses what is nested so deep that tomllib would choke on it
         document = tomllib.loads(text)

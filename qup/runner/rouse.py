@@ -60,7 +60,7 @@ def _let_go(machine: str, runtime: RuntimeFolder) -> None:
     if state != "running":
         raise MachineError(
             f"machine {machine} does not go on: QEMU says {state!r}",
-            hint=f"'qup reload --force {machine}' starts it anew",
+            hint=f"'qup reload --force {machine}' restarts it",
             machine=machine,
         )
 
@@ -79,6 +79,6 @@ def _wake(machine: str, runtime: RuntimeFolder) -> None:
             monitor.wait(time.monotonic() + _POLL)
     raise MachineError(
         f"machine {machine} does not wake up",
-        hint=f"'qup reload --force {machine}' starts it anew; what it had not written is lost",
+        hint=f"'qup reload --force {machine}' restarts it; what it had not written is lost",
         machine=machine,
     )

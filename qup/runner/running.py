@@ -60,7 +60,7 @@ class Running(Work):
         if seen.way is Way.REFUSE:
             raise MachineError(
                 f"machine {self.name} is {seen.status}: {seen.detail}",
-                hint=f"'qup reload --force {self.name}' starts it anew",
+                hint=f"'qup reload --force {self.name}' restarts it",
                 machine=self.name,
             )
         runtime = RuntimeFolder.of(state.launch.runtime)

@@ -368,7 +368,7 @@ def finish_saving(ctx: Context, folder: MachineFolder) -> None:
     """Set right what a ``save`` has left that was killed; the guest goes on again by now."""
     if read_mark(folder, SAVING) is not None:
         _give_up(folder)
-        ctx.tell(folder.name, "a snapshot that was being saved was given up")
+        ctx.tell(folder.name, "an unfinished snapshot was given up")
 
 
 def _give_up(folder: MachineFolder) -> None:

@@ -240,7 +240,7 @@ class Starting(Work):
         if old is not None and is_copy(old, self.folder):
             self.ctx.tell(self.name, f"this is a copy of one in {old.project}; it gets its own id")
             if discard(self.folder):
-                self.ctx.tell(self.name, "the memory is the original's: this one boots")
+                self.ctx.tell(self.name, "the memory belongs to the original, so this one boots")
             fresh = new_identity(self.name)
             return replace(old, id=fresh.id, uuid=fresh.uuid, launch=None)
         if old is not None and discard_saved(self.ctx, self.folder, old):

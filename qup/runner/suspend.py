@@ -123,9 +123,9 @@ class _Suspending:
         """Write the memory; the guest stands still then, and QEMU lives."""
         if not self.plan:
             raise MachineError(
-                f"machine {self.name}: it is not known any more how it was started:"
+                f"machine {self.name}: qup no longer knows how it was started:"
                 f" {self.folder.plan} can't be read",
-                hint=f"'qup reload {self.name}' starts it anew",
+                hint=f"'qup reload {self.name}' restarts it",
                 machine=self.name,
             )
         self._check_space(int(self.plan["memory_mib"]) * MIB)

@@ -155,7 +155,7 @@ def give_memory_up(ctx: Context, folder: MachineFolder, seen: Observation, *, fo
     if found and not seen.alive:
         ctx.tell(
             folder.name,
-            "was suspended; its memory is given up, its disks stay",
+            "was suspended; its memory is discarded, its disks stay",
             level="warning",
         )
     return found and not seen.alive

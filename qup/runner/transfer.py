@@ -171,7 +171,7 @@ def _check_use(ctx: Context, source: Path, contents: Contents) -> None:
     """Make sure that a machine of this computer's could be restored from it."""
     if reasons := list(_find_reasons(ctx, contents)):
         raise TemplateError(
-            f"{source} is of no use here: {'; '.join(reasons)}",
+            f"{source} can't be used here: {'; '.join(reasons)}",
             hint="'qup up' makes a template of this computer's own",
         )
 

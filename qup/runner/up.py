@@ -71,7 +71,7 @@ def up(ctx: Context, config: MachineConfig, options: UpOptions) -> bool:
                 reason = "it was stopped while a template was made of it"
             elif not seen.let_go:
                 reason = "an earlier start was cut off before the guest ran"
-            ctx.tell(config.name, f"{reason}; starting anew")
+            ctx.tell(config.name, f"{reason}; starting over")
             stop_locked(ctx, folder, seen, force=True, timeout=0.0)
             if seen.state is not None:
                 forget_unfinished(folder, seen.state)

@@ -62,7 +62,7 @@ def upgrade(
         )
     box = _newest(ctx, config.name, spec, cached)
     if box.digest == state.box_digest:
-        ctx.tell(config.name, f"has the newest ISO already ({describe_box(box)})")
+        ctx.tell(config.name, f"already has the newest ISO ({describe_box(box)})")
         changed = False
     else:
         _Change(ctx, config, options, folder, state, box, force).carry_out()

@@ -142,7 +142,7 @@ def report(machine: str, failures: list[MachineError]) -> None:
         raise MachineError(
             f"machine {machine} runs, but {len(failures)} of its forwards could not be opened",
             details="\n".join(failure.message for failure in failures),
-            hint=f"free the port and say 'qup up {machine}' again, or take another port"
+            hint=f"free the port and run 'qup up {machine}' again, or take another port"
             " (0 picks one)",
             machine=machine,
         )

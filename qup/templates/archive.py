@@ -146,7 +146,7 @@ def read_archive(source: Path, place: Callable[[Contents], Path | None]) -> Cont
             members = read_members(unpack(Peekable(file, name, limit=1 << 62), name), name)
             first, content = next(members, ("", io.BytesIO()))
             if first != ABOUT:
-                raise TemplateError(f"{name} is no template of qup's")
+                raise TemplateError(f"{name} is not a qup template")
             contents = _read_about(content, name)
             if (folder := place(contents)) is None:
                 return contents

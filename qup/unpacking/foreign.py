@@ -54,7 +54,7 @@ def check_foreign(path: Path, format: str, name: str) -> None:
         # VHDX: QEMU itself refuses one that has a parent (``block/vhdx.c``).
         problem = found(path) if found else None
     except (struct.error, OSError) as exc:
-        raise BoxError(f"{name} breaks off in its header", hint="fetch it again") from exc
+        raise BoxError(f"{name} ends in the middle of its header", hint="fetch it again") from exc
     if problem:
         raise BoxError(
             f"{name} is {problem}, which could be any file",

@@ -80,11 +80,11 @@ def own(**more: object) -> bytes:
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (b"<html>", "no JSON"),
-        (b"[]", "no table"),
+        (b"<html>", "not JSON"),
+        (b"[]", "not a table"),
         (b'{"provider": "virtualbox"}', "virtualbox"),
         (b'{"provider": ["x"]}', "it is for"),
-        (b'{"qup": 1}', "no table"),
+        (b'{"qup": 1}', "not a table"),
         (own(schema=2), "schema 2"),
         (own(user="-oProxyCommand=x"), "'user'"),
         (own(user="root\n"), "'user'"),

@@ -240,7 +240,7 @@ def test_recipes(tmp_path: Path) -> None:
         ('["a/1"]\nrecipe = { suite = "sid", hook = "x" }', "recipe"),
         ('["a/1"]\nrecipe = { suite = "sid", disabled = ["$(x).service"] }', "disabled"),
         ('["a/1"]\nrecipe = { suite = "sid", disabled = "x.service" }', "disabled"),
-        ("a = 1", "no table"),
+        ("a = 1", "not a table"),
     ],
 )
 def test_wrong_catalogs(text: str, word: str) -> None:

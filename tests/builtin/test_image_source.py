@@ -175,7 +175,7 @@ SHORT = {"QUP_DOWNLOAD_TIMEOUT": "0.2"}
     ("file", "word"),
     [
         (File(location="/a.img"), "redirects in circles"),
-        (File(location="file:///etc/passwd"), "no http or https"),
+        (File(location="file:///etc/passwd"), "not an http or https"),
         (File(bytes(1 << 20), claims=2 << 20, ranges=False), "breaks off after 1M"),
         (File(bytes(1 << 20), pace=30), "stalled: nothing came for 0.2 s"),
         (File(bytes(1 << 20), claims=1 << 60), "the most is 64G"),

@@ -247,8 +247,8 @@ def test_the_newest_boot2docker(qup: Qup, folder: Path, web: Web) -> None:
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        ({}, "names no release"),
-        ([], "names no release"),
+        ({}, "has no release"),
+        ([], "has no release"),
         ({"tag_name": "v1", "assets": []}, "no boot2docker.iso"),
         ({"tag_name": "v1", "assets": [7, {"name": 3}]}, "no boot2docker.iso"),
     ],

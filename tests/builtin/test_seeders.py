@@ -228,7 +228,7 @@ def test_an_ignition_configuration_of_the_users_is_merged() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("#cloud-config\n", "no JSON"),
+        ("#cloud-config\n", "not JSON"),
         ("[]", "no 'ignition.version'"),
         ('{"ignition": 3}', "no 'ignition.version'"),
         ('{"ignition": {"version": "2.3.0"}}', "its version is 2.3.0"),

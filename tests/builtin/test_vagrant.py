@@ -238,10 +238,12 @@ def test_a_catalog_names_no_file_of_this_computer(
     project()
     done = qup("box", "build", web.url("/web.json"))
     assert done.code == 8
-    assert "no http(s)" in done.stderr
+    assert "not an http(s) address" in done.stderr
 
 
-@pytest.mark.parametrize(("text", "word"), [("<html>", "no JSON"), ("[1]", "no catalog")])
+@pytest.mark.parametrize(
+    ("text", "word"), [("<html>", "not JSON"), ("[1]", "not a Vagrant catalog")]
+)
 def test_documents_of_another_kind(
     qup: Qup, project: Callable[..., Path], web: Web, text: str, word: str
 ) -> None:
@@ -251,4 +253,4 @@ def test_documents_of_another_kind(
     for name in (web.url("/web.json"), "./web.json"):
         done = qup("box", "build", name)
         assert done.code == 8, done
-        assert word in done.stderr or "gives no JSON" in done.stderr
+        assert word in done.stderr or "does not return JSON" in done.stderr

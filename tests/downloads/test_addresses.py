@@ -25,9 +25,9 @@ def test_nothing_secret_is_shown(url: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("url", "match"),
     [
-        ("file:///etc/passwd", "no http or https"),
-        ("ftp://example.org/x", "no http or https"),
-        ("https:///x", "no http or https"),
+        ("file:///etc/passwd", "not an http or https"),
+        ("ftp://example.org/x", "not an http or https"),
+        ("https:///x", "not an http or https"),
         ("https://user:secret@example.org/x", "netrc"),
         ("https://user@example.org/x", "netrc"),
         ("http://example.org/x", "plain http"),
@@ -74,7 +74,7 @@ def test_relative_redirects() -> None:
 
 @pytest.mark.parametrize("text", ["", "sha256:", "md5:" + "a" * 32, "sha512:" + "a" * 64, "g" * 64])
 def test_what_is_no_digest(text: str) -> None:
-    with pytest.raises(BoxError, match="no SHA-256"):
+    with pytest.raises(BoxError, match="not a SHA-256"):
         Digest.parse(text)
 
 

@@ -475,7 +475,7 @@ def test_a_hostile_archive(tmp_path: Path) -> None:
 def test_half_an_archive_is_none(guest: Guest, here: Path, home: Path) -> None:
     (whole,) = archive(("a", tarfile.REGTYPE, "", b"x" * 2000))
     draft = ends.Draft(".", "x", ".qup-x.part")
-    with pytest.raises(CopyError, match="not all of an archive"):
+    with pytest.raises(CopyError, match="archive that arrived is incomplete"):
         LocalTarget(".").write_tree(draft, iter([whole[:1000]]), Notes())
     with pytest.raises(CopyError):
         GuestTarget(guest, ".").write_tree(draft, iter([whole[:1000]]), Notes())

@@ -81,8 +81,8 @@ def test_what_no_guest_would_take(text: str) -> None:
         ("a: 1\n---\nb: 2\n", "line 3"),
         ("a: !!python/object/apply:os.system [x]\n", "line 2"),
         ("a: *nobody\n", "line 2"),
-        ("[" * 5000, "no YAML"),
-        ("a: 2024-99-99\n", "no YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("a: 2024-99-99\n", "not valid YAML"),
         ('"users": []\n', "sets users"),
     ],
 )

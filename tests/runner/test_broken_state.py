@@ -308,7 +308,7 @@ def test_a_box_that_is_gone_for_good(stopped: World) -> None:
         ["qemu-img", "create", "-q", "-f", "qcow2", stopped.folder / "base.qcow2", "2M"],
         check=True,
     )
-    refused(stopped("up"), 8, "is not in the cache any more")
+    refused(stopped("up"), 8, "is no longer in the cache")
     (stopped.folder / "base.qcow2").unlink()
     refused(stopped("up"), 8, "does not exist")
     stopped("destroy", "-y").ok()

@@ -287,7 +287,7 @@ def test_variables_are_the_machines_own(world: World, tmp_path: Path, write: Wri
     assert file.stat().st_ino == made, "what the guest wrote there stays"
     describe_firmware(world, tmp_path, flash=128 << 10)
     said = world("reload", "--force").ok().stderr
-    assert "its variables start anew" in said
+    assert "its variables start afresh" in said
     assert virtual_size(file, "qcow2") == 128 << 10
     assert virtual_size(file.with_name("vars.qcow2.old"), "qcow2") == 64 << 10
     world("down", "--force").ok()

@@ -78,13 +78,13 @@ def test_a_program_that_hangs_when_asked_for_its_version(world: World) -> None:
 
 def test_a_program_that_can_not_be_executed(world: World) -> None:
     world.program.chmod(0o644)
-    refused(world("up"), 5, "no program that can be started")
+    refused(world("up"), 5, "not a program that can be started")
 
 
 def test_a_program_that_is_a_folder(world: World) -> None:
     world.program.unlink()
     world.program.mkdir()
-    refused(world("up"), 5, "no program that can be started")
+    refused(world("up"), 5, "not a program that can be started")
 
 
 def test_a_program_that_is_missing(world: World) -> None:

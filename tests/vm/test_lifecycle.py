@@ -114,7 +114,7 @@ def test_two_machines(lab: Lab) -> None:
 
     # A machine that left the Qupfile can still be entered, stopped and removed.
     lab.write(SMALL + "[machines.db]\n")
-    assert "not in the Qupfile any more" in lab("status").ok().stdout
+    assert "no longer in the Qupfile" in lab("status").ok().stdout
     assert lab("ssh", "web", "--", "hostname").ok().stdout == "web\n"
     assert lab("up", "web").code == 2
     lab("down", "web").ok()

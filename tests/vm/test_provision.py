@@ -74,7 +74,7 @@ def test_scripts(lab: Lab) -> None:
     (lab.folder / "plain").write_bytes(b"\0\1\2\n")
     write(lab, "[[machine.provision]]\nscript = 'plain'\n")
     done = lab("up")
-    assert (done.code, "plain is no script" in done.stderr) == (4, True), done
+    assert (done.code, "plain is not a script" in done.stderr) == (4, True), done
     (lab.folder / "plain").write_text("#! /opt/nowhere/python3 -u\nprint(1)\n")
     done = lab("up")
     assert done.code == 11

@@ -117,7 +117,7 @@ def test_killed(lab: Lab, at: str, path: str) -> None:
     with stopped(lab, "reset", at=at, path=path) as process:
         process.kill()
         process.wait()
-    assert "a reset was cut off" in lab("up").ok().stderr
+    assert "a reset was interrupted" in lab("up").ok().stderr
     assert lab.sh(LOOK) == before
     assert ports(lab) == open_ports
 

@@ -41,7 +41,7 @@ def running(vm_cache: Path) -> Iterator[Lab]:
 
 def test_a_paused_guest_goes_on(running: Lab) -> None:
     monitor(running, "stop")
-    assert "'qup up' lets it go on" in running("status").ok().stdout
+    assert "'qup up' continues it" in running("status").ok().stdout
     assert running.status() == "paused"
     done = running("up").ok()
     assert "goes on after a pause" in done.stderr
@@ -92,7 +92,7 @@ def test_a_guest_whose_qemu_stays_on_is_started_anew(running: Lab) -> None:
     soon(running, "poweroff")
     assert wait_until(lambda: running.status() == "shutdown", 20)
     done = running("up").ok()
-    assert "starting anew" in done.stderr
+    assert "starting over" in done.stderr
     assert running.pid() != pid
     assert running.sh("cat late") == "not yet written\n"
 

@@ -86,7 +86,7 @@ def test_verbs_on_a_suspended_machine(suspended: Lab) -> None:
         done = suspended(*words)
         assert done.code == 9
         assert "not running (suspended)" in done.stderr
-        assert "'qup resume a' lets it go on" in done.stderr
+        assert "'qup resume a' continues it" in done.stderr
     for words in (("snapshot", "save", "x", "a"), ("snapshot", "save", "x", "a", "--disk-only")):
         done = suspended(*words)
         assert done.code == 9
@@ -138,7 +138,7 @@ def test_another_qemu(suspended: Lab, tmp_path: Path) -> None:
     assert suspended.status("a") == "suspended"
     pretend("99.0.0")
     done = suspended("resume", "a", env={"PATH": path}).ok()
-    assert "trying to go on with this one" in done.stderr
+    assert "trying to resume with this one" in done.stderr
     check_that_it_goes_on(suspended)
 
 
@@ -205,7 +205,7 @@ def test_down_shuts_it_down_properly(suspended: Lab) -> None:
     suspended.sh("echo not yet written >late", "a")
     suspended("suspend", "a").ok()
     done = suspended("down", "a").ok()
-    assert "goes on, to be shut down properly" in done.stderr
+    assert "to shut it down properly" in done.stderr
     assert suspended.status("a") == "stopped"
     suspended("up", "a").ok()
     assert suspended.sh("cat late", "a") == "not yet written\n"
@@ -221,7 +221,7 @@ def test_down_force_gives_the_memory_up_and_keeps_the_disk(lab: Lab) -> None:
     assert abs(float(lab.sh("date -u +%s", "plain")) - time.time()) < 3
     lab("suspend", "plain").ok()
     done = lab("down", "--force", "plain").ok()
-    assert "memory is given up" in done.stderr
+    assert "memory is discarded" in done.stderr
     assert lab.status("plain") == "stopped"
     assert not list(lab.machine("plain").glob("suspended*"))
     lab("up", "plain").ok()
@@ -402,7 +402,7 @@ def test_a_copy_boots_and_leaves_the_memory_to_the_original(suspended: Lab) -> N
     copy = suspended.folder.with_name("copy")
     shutil.copytree(suspended.folder, copy, symlinks=True)
     done = suspended("up", "a", cwd=copy).ok()
-    assert "the memory is the original's" in done.stderr
+    assert "the memory belongs to the original" in done.stderr
     suspended("destroy", "-y", cwd=copy).ok()
     assert suspended.status("a") == "suspended"
     suspended("resume", "a").ok()

@@ -258,7 +258,7 @@ def _own_folder(machine: ProjectMachine) -> Path:
     folder = machine.folder(STEP)
     if not all((folder / name).is_file() for name in (CA, CLIENT, CLIENT_KEY)):
         raise MachineError(
-            f"machine {machine.name} is no Docker host: it has no certificates",
+            f"machine {machine.name} is not a Docker host: it has no certificates",
             hint="add a step 'docker = true' to [[machine.provision]] in the Qupfile, then"
             f" 'qup up {machine.name}'",
         )

@@ -39,7 +39,7 @@ def _check_line(text: str, what: str) -> str:
 def _check_labels(labels: dict[str, str]) -> dict[str, str]:
     for key, value in labels.items():
         if not _LABEL.fullmatch(key):
-            raise ValueError(f"{key!r} is no label's name")
+            raise ValueError(f"{key!r} is not the name of a label")
         _check_line(value, "label")
     return labels
 
@@ -55,7 +55,7 @@ def _check_env(env: dict[str, str]) -> dict[str, str]:
 def _check_mirrors(mirrors: tuple[str, ...]) -> tuple[str, ...]:
     for mirror in mirrors:
         if not re.fullmatch(r"https?://[!-~]+", mirror):
-            raise ValueError(f"{mirror!r} is no http:// or https:// address of a mirror")
+            raise ValueError(f"{mirror!r} is not the http:// or https:// address of a mirror")
     return mirrors
 
 
@@ -84,7 +84,7 @@ def _check_options(options: dict[str, Any]) -> dict[str, Any]:
         if key in _ELSEWHERE:
             raise ValueError(f"write {key!r} beside 'options', not in it")
         if not _OPTION.fullmatch(key):
-            raise ValueError(f"{key!r} is no key of the engine's daemon.json")
+            raise ValueError(f"{key!r} is not a key of the engine's daemon.json")
     try:
         json.dumps(options)
     except TypeError:

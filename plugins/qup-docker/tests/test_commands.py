@@ -165,7 +165,7 @@ def test_nothing_is_printed_before_the_engine_has_answered(
 
 def test_a_machine_that_is_no_docker_host(machine: Machine) -> None:
     (machine.own / "key.pem").unlink()
-    assert "is no Docker host" in error("env", SHELL="/bin/sh")
+    assert "is not a Docker host" in error("env", SHELL="/bin/sh")
 
 
 # --- config, url ----------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_certificates_are_forgotten_then_made(
     assert (machine.own / "key.pem").exists()
     said("regenerate-certs", "--client-certs", "-f")
     assert not list(machine.own.glob("*.pem"))
-    assert "is no Docker host" in error("regenerate-certs", "-y")
+    assert "is not a Docker host" in error("regenerate-certs", "-y")
 
 
 def test_asked_first(machine: Machine) -> None:

@@ -141,7 +141,7 @@ def _read_entry(name: str, table: Any, origin: str) -> Entry:
     if not NAME.fullmatch(name):
         raise wrong("a name has lower case letters, digits and one '/', like 'debian/12'")
     if not isinstance(table, dict):
-        raise wrong("it is no table")
+        raise wrong("it is not a table")
     if unknown := sorted(set(table) - KEYS):
         raise wrong(f"{', '.join(unknown)} is not known; there are {', '.join(sorted(KEYS))}")
     texts = {key: value for key, value in table.items() if key not in LISTS}

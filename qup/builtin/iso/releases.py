@@ -62,7 +62,7 @@ def ask(url: str, asset: str | None = None) -> Release:
     if isinstance(answer, list):  # all releases, the newest first
         answer = next((one for one in answer if not _is_draft(one)), None)
     if not isinstance(answer, dict) or not isinstance(answer.get("tag_name"), str):
-        raise BoxError(f"{shown} names no release", hint="is it the address of a releases API?")
+        raise BoxError(f"{shown} has no release", hint="is it the address of a releases API?")
     files = answer.get("assets")
     isos = [_read(answer["tag_name"], item) for item in files or () if _is_iso(item)]
     named = [found for name, found in isos if name == asset] or (

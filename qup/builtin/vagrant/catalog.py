@@ -48,7 +48,7 @@ def choose(data: Any, where: str, arch: str, constraint: str) -> Choice:
     """
     if not isinstance(data, Mapping) or not isinstance(data.get("versions"), list):
         raise BoxError(
-            f"{where} is no catalog of Vagrant's: it has no 'versions'",
+            f"{where} is not a Vagrant catalog: it has no 'versions'",
             hint="a box has the address of a JSON document with its versions, or of a .box file",
         )
     versions = dict(_read_versions(data["versions"]))

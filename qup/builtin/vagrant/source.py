@@ -134,7 +134,7 @@ def _load(url: str, project: Path) -> tuple[Any, str]:
             raise ValueError("it is far too large")
         return json.loads(data), str(path)
     except (ValueError, RecursionError) as exc:
-        raise BoxError(f"the catalog {path} is no JSON: {exc}") from exc
+        raise BoxError(f"the catalog {path} is not JSON: {exc}") from exc
 
 
 def _path(url: str, project: Path) -> Path:
@@ -153,7 +153,8 @@ def _locate(url: str, catalog: str, project: Path) -> str:
         found = urljoin(catalog, url)
         if not found.lower().startswith(WEB):
             raise BoxError(
-                f"{redact_url(catalog)} names a box at {url[:80]!r}, which is no http(s)"
+                f"{redact_url(catalog)} names a box at {url[:80]!r},"
+                " which is not an http(s) address"
             )
         return found
     return f"{FILE}{_path(url, _path(catalog, project).parent)}"

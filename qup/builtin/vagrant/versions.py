@@ -19,7 +19,7 @@ def make_key(version: str) -> Key:
         ValueError: it is no version.
     """
     if not VERSION.fullmatch(version):
-        raise ValueError(f"{version[:60]!r} is no version: those are like 1.2.3")
+        raise ValueError(f"{version[:60]!r} is not a version, such as 1.2.3")
     parts = re.findall(r"[0-9]+|[a-zA-Z]+", version.replace("-", ".pre."))
     key = [(1, int(part)) if part.isdigit() else (0, part) for part in parts[:LENGTH]]
     return (*key, *[(1, 0)] * (LENGTH - len(key)))
@@ -47,7 +47,7 @@ def fits(version: str, constraint: str) -> bool:
     for term in filter(None, (part.strip() for part in constraint.split(","))):
         match = TERM.fullmatch(term)
         if match is None:
-            raise ValueError(f"{term[:60]!r} is no constraint: those are like '>= 1.2' or '~> 1.2'")
+            raise ValueError(f"{term[:60]!r} is not a constraint, such as '>= 1.2' or '~> 1.2'")
         named = named or is_preliminary(match[2])
         if not _holds(own, match[1] or "=", match[2]):
             return False

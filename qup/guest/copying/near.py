@@ -179,7 +179,7 @@ class LocalTarget:
         except OSError as exc:
             raise explain_os_error("write", Path(exc.filename or root), exc) from exc
         except tarfile.TarError as exc:
-            raise CopyError(f"what came is not all of an archive: {exc}") from exc
+            raise CopyError(f"the archive that arrived is incomplete: {exc}") from exc
 
     def finish_tree(self, draft: Draft, item: Item) -> None:
         root, target = Path(draft.folder, draft.draft), Path(draft.folder, draft.name)
@@ -295,7 +295,7 @@ class StandardOutput:
         if wish.several:
             raise CopyError("standard output takes one source", hint="put them into a folder")
         if sys.stdout.isatty() and wish.item.kind == "folder":
-            raise CopyError("a tar archive is nothing for a terminal", hint="... - > all.tar")
+            raise CopyError("a tar archive can't go to a terminal", hint="... - > all.tar")
         return Draft("", "", "")
 
     def digest(self, draft: Draft) -> str | None:  # noqa: ARG002
