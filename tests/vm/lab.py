@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,6 +100,17 @@ class Lab:
         """Run a script in the guest, and return what it printed."""
         return self("ssh", name, "--", script).ok().stdout
 
+    def clock_error(self, name: str = "default") -> float:
+        """The least by which a guest's clock is wrong (seconds): a login takes time, however long,
+        and some guests' ``date`` knows whole seconds only.
+        """
+        before = time.time()
+        whole, _, fraction = self.sh("date -u +%s.%N", name).strip().partition(".")
+        after = time.time()
+        exact = fraction.isdigit()
+        said = float(f"{whole}.{fraction}" if exact else whole)
+        return max(before - said - (not exact), said - after, 0.0)
+
     def settle(self) -> None:
         """Have the guest write everything to its disk, before its power is cut."""
         self.sh("sync")
@@ -115,6 +127,16 @@ class Lab:
             if b"qemu-system" in command.split(b"\0")[0] and mark in command:
                 found.append(int(entry.name))
         return found
+
+
+def read_clock_bound(done: Done) -> float:
+    """Within how many seconds a guest's clock is right, as qup says when it has set it.
+
+    It asks again and again until the answer comes within a tenth of a second: it is more only if
+    this computer is busy.
+    """
+    (said,) = re.findall(r"clock right within (\d+) ms", done.stderr)
+    return int(said) / 1000
 
 
 def wait_until(check: Callable[[], object], seconds: float = 10.0) -> bool:
