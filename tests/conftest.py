@@ -266,6 +266,17 @@ def qup(sandbox: Sandbox) -> Qup:
     return run_qup
 
 
+def find_free_port() -> int:
+    """A TCP port that is free and stays so: the kernel gives out those from 32768 on by itself, and
+    nobody asks for one below by its number, as other workers begin to look somewhere else.
+    """
+    for port in range(10_000 + os.getpid() % 20_000, 32_768):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    pytest.fail("no port is free")
+
+
 # --- machines -----------------------------------------------------------------------------
 
 

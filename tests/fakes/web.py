@@ -26,6 +26,7 @@ class File:
         claims: the length that is told, if not the real one; -1 tells none.
         pace: seconds of silence before each piece.
         piece: bytes of a piece.
+        hangs: after so many bytes it is silent, for as long as the server runs.
         status: a status instead of the file, for each of the next requests.
         headers: more headers.
         location: where a redirect leads.
@@ -39,6 +40,7 @@ class File:
     claims: int | None = None
     pace: float = 0.0
     piece: int = 1 << 16
+    hangs: int | None = None
     status: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     location: str | None = None
@@ -149,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         limit = file.breaks.pop(0) if file.breaks else len(data)
         for offset in range(0, limit, file.piece):
             if file.pace and self.web.stop.wait(file.pace):
+                return
+            if file.hangs is not None and offset >= file.hangs:
+                self.web.stop.wait()
                 return
             piece = data[offset : min(offset + file.piece, limit)]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if file.chunked else piece)

@@ -20,6 +20,7 @@ from qup.errors import GuestError, MachineError, QupError
 from qup.guest.discovery import Fixed, Place
 from qup.guest.readiness import Console, clean_lines, wait_for_banner
 from qup.model.text import clean_line
+from tests.conftest import find_free_port
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,7 @@ def test_nobody_listens_and_nothing_was_printed(monitor: Monitor, tmp_path: Path
 
 
 def test_a_server_that_comes_late_is_found_at_once(monitor: Monitor, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = find_free_port()
     started: list[float] = []
 
     def later() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,7 @@ def lab(vm_cache: Path) -> Iterator[Lab]:
 class Terminal:
     process: subprocess.Popen[bytes]
     master: int
+    before: list[Any]
     text: str = field(default="")
 
     def expect(self, pattern: str, seconds: float = 15.0) -> None:
@@ -61,6 +63,7 @@ class Terminal:
 @contextmanager
 def open_terminal(lab: Lab, *words: str) -> Iterator[Terminal]:
     master, slave = pty.openpty()
+    before = termios.tcgetattr(master)
     process = subprocess.Popen(
         [sys.executable, "-m", "qup", *words],
         cwd=lab.folder,
@@ -71,7 +74,7 @@ def open_terminal(lab: Lab, *words: str) -> Iterator[Terminal]:
         start_new_session=True,
     )
     try:
-        yield Terminal(process, master)
+        yield Terminal(process, master, before)
     finally:
         if process.poll() is None:
             process.kill()
@@ -108,13 +111,11 @@ def test_attach_type_detach(lab: Lab) -> None:
 
 def test_the_terminal_is_as_before(lab: Lab) -> None:
     with open_terminal(lab, "console") as terminal:
-        before = termios.tcgetattr(terminal.master)
         terminal.expect("Ctrl-]")
-        time.sleep(0.3)
-        assert termios.tcgetattr(terminal.master) != before
+        assert wait_until(lambda: termios.tcgetattr(terminal.master) != terminal.before)
         terminal.type("\x1d")
         assert terminal.code() == 0
-        assert termios.tcgetattr(terminal.master) == before
+        assert termios.tcgetattr(terminal.master) == terminal.before
 
 
 def test_a_second_one_is_told_who_has_it(lab: Lab) -> None:

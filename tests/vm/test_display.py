@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import find_free_port
 from tests.docs.test_json import compare
 from tests.qemu.test_picture import read_png
 from tests.vm.lab import SMALL, Lab, open_lab, wait_until
@@ -153,9 +154,7 @@ def test_json_is_as_documented(lab: Lab) -> None:
 
 
 def test_a_port_of_loopback_then_none(lab: Lab) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     lab("reload", "--force", f"--display=vnc=:{port - 5900}").ok()
     seen = json.loads(lab("view", "--json").ok().stdout)
     assert (seen["socket"], seen["host"], seen["port"]) == (None, "127.0.0.1", port)

@@ -361,11 +361,11 @@ def test_what_can_not_be_upgraded(lab: Lab) -> None:
 
 def test_an_interrupted_download_goes_on(web: Web, vm_cache: Path, tmp_path: Path) -> None:
     data = make_iso("b2d-v1", bytes(1 << 20))
-    web.put("/slow.iso", data, pace=0.05, piece=1 << 14)
+    web.put("/slow.iso", data, hangs=1 << 20)
     with open_lab(cache_at(tmp_path / "slow", vm_cache), small(web.url("/slow.iso"))) as lab:
         process = lab.spawn("up")
         parts = tmp_path / "slow" / "downloads"
-        assert wait_until(lambda: any(path.stat().st_size for path in parts.glob("*.part")), 20)
+        assert wait_until(lambda: any(path.stat().st_size for path in parts.glob("*.part")), 60)
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
         assert process.returncode == 130

@@ -48,7 +48,7 @@ def test_the_old_spellings_and_variables_reach_the_guest(lab: Lab) -> None:
     assert (cpus, user) == ("2", "docker")
     assert 160_000 < int(memory.split()[1]) <= 224 * 1024
     assert int(sectors) * 512 == 1500 << 20
-    assert wait_until(lambda: lab("ssh", "--", "cat /etc/first").stdout == "first\n")
+    assert wait_until(lambda: lab("ssh", "--", "cat /etc/first").stdout == "first\n", 60)
     assert json.loads(lab("status", "--json").ok().stdout)["machines"][0]["ssh"]["port"] >= 42000
     words_of_qemu = Path(f"/proc/{lab.pid()}/cmdline").read_bytes().split(b"\0")
     assert words_of_qemu[words_of_qemu.index(b"-m") + 1] == b"224M"

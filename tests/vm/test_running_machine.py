@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -18,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Done
-from tests.vm.lab import Lab, open_lab
+from tests.conftest import ROOT, Done, find_free_port
+from tests.vm.lab import Lab, open_lab, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -67,12 +68,8 @@ def test_what_was_asked_for_arrives_in_the_guest(lab: Lab) -> None:
 
 
 def test_the_user_data_script_ran_as_root(lab: Lab) -> None:
-    for _ in range(50):
-        said = lab("ssh", "--", "cat /etc/from-user-data").stdout
-        if said:
-            break
-        time.sleep(0.1)
-    assert said == "from user-data: 0\n"
+    look = "cat /etc/from-user-data"
+    assert wait_until(lambda: lab("ssh", "--", look).stdout == "from user-data: 0\n", 60)
 
 
 def test_up_again_is_nothing_to_do(lab: Lab) -> None:
@@ -146,9 +143,11 @@ def test_the_logs(lab: Lab) -> None:
 def test_logs_that_are_followed(lab: Lab) -> None:
     process = lab.spawn("logs", "-f", "-n", "0")
     try:
-        time.sleep(0.7)
-        lab.sh("echo 'a line for the log' | sudo tee /dev/console >/dev/null")
         assert process.stdout is not None
+        for _ in range(20):  # only what comes after it has begun
+            lab.sh("echo 'a line for the log' | sudo tee /dev/console >/dev/null")
+            if select.select([process.stdout], [], [], 1.0)[0]:
+                break
         assert "a line for the log" in process.stdout.readline()
     finally:
         process.terminate()
@@ -234,11 +233,11 @@ def test_a_machine_that_is_not_there(lab: Lab) -> None:
 
 
 def test_a_local_forward_of_ssh(lab: Lab) -> None:
-    port = free_port()
+    port = find_free_port()
     process = lab.spawn("ssh", "-N", "-L", f"{port}:127.0.0.1:22")
     try:
         banner = b""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not banner and time.monotonic() < deadline:
             try:
                 with socket.create_connection(("127.0.0.1", port), 5) as connection:
@@ -249,13 +248,6 @@ def test_a_local_forward_of_ssh(lab: Lab) -> None:
     finally:
         process.terminate()
         process.communicate(timeout=10)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_ten_sessions_at_once(lab: Lab) -> None:
@@ -273,10 +265,7 @@ def test_ssh_works_without_the_shared_connection_and_opens_it_again(lab: Lab) ->
     config = lab.machine() / "ssh" / "config"
     subprocess.run(["ssh", "-F", config, "-O", "exit", "default"], check=True, capture_output=True)
     assert lab.sh("echo again") == "again\n"
-    deadline = time.monotonic() + 10
-    while not (runtime / "ssh.sock").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert (runtime / "ssh.sock").exists()
+    assert wait_until((runtime / "ssh.sock").exists, 60)
 
 
 def test_ssh_and_status_work_with_a_broken_qupfile(lab: Lab) -> None:
@@ -362,7 +351,7 @@ def port_to(lab: Lab, guest: int) -> int:
     return found["host"]
 
 
-def fetch(port: int, seconds: float = 10.0) -> bytes:
+def fetch(port: int, seconds: float = 60.0) -> bytes:
     """What the web server behind a port has; slirp connects before anybody listens."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -404,7 +393,7 @@ def test_a_udp_forward_reaches_the_guest(lab: Lab) -> None:
 
 def test_a_port_is_added_used_and_removed(lab: Lab) -> None:
     serve(lab, 8001, "added")
-    port = free_port()
+    port = find_free_port()
     done = lab("port", "add", f"{port}:8001").ok()
     assert str(port) in done.stdout
     assert fetch(port) == b"added\n"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from qup.qemu.qmp import Qmp
+from tests.conftest import find_free_port
 from tests.vm.lab import Lab, alive, open_lab, wait_until
 
 pytestmark = pytest.mark.vm
@@ -49,15 +50,13 @@ def test_a_paused_guest_goes_on(running: Lab) -> None:
 
 
 def test_a_guest_that_a_debugger_has_stopped_goes_on(running: Lab) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_free_port()
     runtime = running.box.runtime / "qup" / running.inspect()["id"]
     with Qmp.connect(runtime / "qmp", timeout=10) as qmp:
         assert "Waiting for gdb" in qmp.hmp(f"gdbserver tcp:127.0.0.1:{port}")
     with socket.create_connection(("127.0.0.1", port), 10) as debugger:
         debugger.sendall(b"+$s#73")  # one step, and stop
-        assert wait_until(lambda: "debugger" in running("status").ok().stdout)
+        assert wait_until(lambda: "debugger" in running("status").ok().stdout, 60)
         assert "goes on" in running("up").ok().stderr
         assert running.sh("echo in") == "in\n"
     with Qmp.connect(runtime / "qmp", timeout=10) as qmp:
@@ -67,7 +66,7 @@ def test_a_guest_that_a_debugger_has_stopped_goes_on(running: Lab) -> None:
 def test_a_sleeping_guest_is_woken(running: Lab) -> None:
     running.sh("echo kept > /tmp/kept")
     soon(running, "echo mem > /sys/power/state")
-    assert wait_until(lambda: running.status() == "asleep", 20)
+    assert wait_until(lambda: running.status() == "asleep", 60)
     assert "'qup up' wakes it" in running("status").ok().stdout
     done = running("up").ok()
     assert "has been woken" in done.stderr
@@ -78,7 +77,7 @@ def test_a_sleeping_guest_is_woken(running: Lab) -> None:
 def test_a_sleeping_guest_is_shut_down_properly(running: Lab) -> None:
     running.sh("echo not yet written > late")
     soon(running, "echo mem > /sys/power/state")
-    assert wait_until(lambda: running.status() == "asleep", 20)
+    assert wait_until(lambda: running.status() == "asleep", 60)
     done = running("down").ok()
     assert "has been woken" in done.stderr
     assert "cutting the power" not in done.stderr
@@ -90,7 +89,7 @@ def test_a_guest_whose_qemu_stays_on_is_started_anew(running: Lab) -> None:
     """QEMU was told ``-no-shutdown`` by the test before."""
     pid = running.pid()
     soon(running, "poweroff")
-    assert wait_until(lambda: running.status() == "shutdown", 20)
+    assert wait_until(lambda: running.status() == "shutdown", 60)
     done = running("up").ok()
     assert "starting over" in done.stderr
     assert running.pid() != pid
@@ -99,7 +98,7 @@ def test_a_guest_whose_qemu_stays_on_is_started_anew(running: Lab) -> None:
 
 def test_a_panicked_guest_is_named_and_ended(running: Lab) -> None:
     soon(running, "echo c > /proc/sysrq-trigger")
-    assert wait_until(lambda: running.status() == "panicked", 20)
+    assert wait_until(lambda: running.status() == "panicked", 60)
     done = running("up")
     assert done.code == 9
     assert "kernel panicked" in done.stderr
@@ -133,7 +132,7 @@ def test_a_full_disk_of_the_host_stops_the_guest_and_room_lets_it_go_on(lab: Lab
     try:
         lab("up").ok()
         soon(lab, "head -c 12000000 /dev/urandom > /big; sync; sha256sum /big > /sum; sync")
-        assert wait_until(lambda: lab.status() == "io-error", 40)
+        assert wait_until(lambda: lab.status() == "io-error", 120)
         assert "disk is full" in lab("status").ok().stdout
         done = lab("up")
         assert done.code == 9, done
@@ -141,7 +140,7 @@ def test_a_full_disk_of_the_host_stops_the_guest_and_room_lets_it_go_on(lab: Lab
         assert lab.status() == "io-error"
         subprocess.run(["mount", "-o", "remount,size=64m", str(place)], check=True)
         assert "goes on" in lab("up").ok().stderr
-        assert wait_until(lambda: lab("ssh", "--", "cat /sum").stdout, 40)
+        assert wait_until(lambda: lab("ssh", "--", "cat /sum").stdout, 120)
         lab.sh("sha256sum -c /sum")
         lab("down").ok()
         lab("destroy", "-y").ok()
