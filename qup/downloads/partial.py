@@ -60,9 +60,21 @@ class Partial:
         except (OSError, ValueError, AttributeError):
             return {}
 
-    def note(self, headers: Mapping[str, str]) -> None:
-        """Write down which version of the file is being fetched."""
-        found = {key: headers[key] for key in ("ETag", "Last-Modified") if headers.get(key)}
+    def promised(self) -> int | None:
+        """Bytes that the whole file has, as the server has said; None if it has not."""
+        try:
+            found = json.loads(self.notes.read_bytes())["size"]
+            return found if isinstance(found, int) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def note(self, headers: Mapping[str, str], total: int | None = None) -> None:
+        """Write down which version of the file is being fetched, and how many bytes it has."""
+        found: dict[str, object] = {
+            key: headers[key] for key in ("ETag", "Last-Modified") if headers.get(key)
+        }
+        if total is not None:
+            found["size"] = total
         write_atomic(self.notes, json.dumps(found) + "\n", durable=False)
 
     def discard(self) -> None:

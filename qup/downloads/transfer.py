@@ -151,15 +151,19 @@ class _Transfer:
             BoxError, HostError: see :func:`download`.
         """
         tries, fresh = 0, False
+        most = self.partial.size()
         with open_session() as session:
             while True:
-                before = self.partial.size()
-                resumed = before > 0
+                resumed = self.partial.size() > 0
                 try:
                     self._fetch(session)
                     return self._verify()
                 except Transient as exc:
-                    tries = 1 if self.partial.size() - before >= PROGRESS else tries + 1
+                    # Only what never was here is progress: who starts over again and again
+                    # gets nowhere.
+                    size = self.partial.size()
+                    tries = 1 if size - most >= PROGRESS else tries + 1
+                    most = max(most, size)
                     pause = pause_for(exc, tries)
                     if pause is None:
                         raise give_up(exc) from exc
@@ -194,7 +198,7 @@ class _Transfer:
             }
             total = self._total(response, have)
             self._check_room(total, have)
-            self.partial.note(self._headers)
+            self.partial.note(self._headers, total)
             self._receive(response, have, total)
 
     def _plan_resume(self) -> tuple[int, dict[str, str]]:
@@ -214,11 +218,26 @@ class _Transfer:
         return have, headers
 
     def _settle_416(self, response: requests.Response, have: int) -> None:
-        """There is nothing behind what is here: either that is all, or it was another file."""
+        """There is nothing behind what is here: either that is all, or it was another file.
+
+        Raises:
+            Transient: it was another file.
+            BoxError: it should have been more, and nobody has said what it has to be.
+        """
         total = response.headers.get("Content-Range", "").rpartition("/")[2]
         if total != str(have):
             self.partial.discard()
             raise Transient(f"{self.where} has changed meanwhile")
+        promised = self.partial.promised()
+        if self.wanted is None and promised != have:
+            self.partial.discard()
+            before = "no length" if promised is None else format_size(promised)
+            raise BoxError(
+                f"{self.where} ends after {format_size(have)}, and the server has promised"
+                f" {before} before: what is here may be a part of it",
+                hint="try again later, or pin its digest: add '#sha256=' and the digest to the"
+                " address",
+            )
         self._headers = self.partial.validators()
         self._hashes = Hashes(self.wanted).read(self.partial.data, have)
 

@@ -191,6 +191,35 @@ def test_416_starts_over_when_the_file_shrank(web: Web, tmp_path: Path) -> None:
     assert get(web, tmp_path).sha256 == SHA256
 
 
+def lie(web: Web, claims: int, behind: dict[str, str]) -> None:
+    """Serve less than is promised; asked for the rest, there is none."""
+
+    def answer() -> File:
+        if "Range" in web.asked[-1][1]:
+            return File(status=[416], headers=behind)
+        return File(DATA, etag='"1"', claims=claims)
+
+    web.files[FILE] = answer
+
+
+def test_416_does_not_make_a_part_the_whole(web: Web, tmp_path: Path) -> None:
+    """Without a digest nobody knows; with one it does no harm."""
+    lie(web, len(DATA) + 1, {"Content-Range": f"bytes */{len(DATA)}"})
+    with pytest.raises(BoxError, match="has promised .* before") as caught:
+        get(web, tmp_path)
+    assert "#sha256=" in str(caught.value.hint)
+    assert leftovers() == []
+    assert get(web, tmp_path, digest=SHA256).size == len(DATA)
+
+
+def test_a_server_that_takes_everything_back_is_left(web: Web, tmp_path: Path) -> None:
+    """It sends megabytes each time, and then says that the file is another one."""
+    lie(web, len(DATA) + 1, {"Content-Range": f"bytes */{len(DATA) + 1}"})
+    with pytest.raises(BoxError, match="breaks off|has changed"):
+        get(web, tmp_path, digest=SHA256)
+    assert len(web.requests(FILE)) < 20
+
+
 def test_a_server_that_is_ill_gets_well(web: Web, tmp_path: Path) -> None:
     web.put(FILE, DATA, status=[503, 429], headers={"Retry-After": "0"})
     assert get(web, tmp_path).sha256 == SHA256
