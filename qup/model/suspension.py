@@ -40,7 +40,7 @@ class Suspension:
         sha256: of that file.
         hardware: see :func:`qup.templates.key.describe_hardware`.
         disks: size in bytes and time of the last change in nanoseconds of each file that the
-            guest writes to, by its path; seen from the machine's folder if it is qup's.
+            guest has, by its path; seen from the machine's folder if it is qup's.
         waiting: the guest waits at its second serial port for the time and randomness.
         of_template: see :class:`qup.model.state.Launch`.
         ssh_port: of this computer, that led to sshd; None for a guest with its own address.

@@ -34,7 +34,7 @@ from qup.runner.ready import wait_until_ready
 from qup.runner.stillness import catch_up, catch_up_waiting, note_late
 from qup.runner.stop import clean_up, stop_locked
 from qup.runner.stored_plan import read_plan, write_plan
-from qup.runner.suspend import find_written
+from qup.runner.suspend import find_files
 from qup.runner.suspended import (
     consume,
     damaged,
@@ -145,7 +145,7 @@ class Resuming(Work):
 
     def _check_disks(self, state: State, box: Box, suspension: Suspension) -> None:
         changed = find_changed(
-            suspension.disks, look_at_disks(find_written(self.folder, read_plan(self.folder)))
+            suspension.disks, look_at_disks(find_files(self.folder, read_plan(self.folder)))
         )
         if changed:
             raise self._misfit(f"{changed} since it was suspended", "put the disk back")

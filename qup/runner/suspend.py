@@ -194,7 +194,7 @@ class _Suspending:
             size=size,
             sha256=digest(),
             hardware=hardware,
-            disks=look_at_disks(find_written(self.folder, self.plan)),
+            disks=look_at_disks(find_files(self.folder, self.plan)),
             waiting=waiting,
             of_template=self.launch.templated,
             ssh_port=ports.ssh if not self.launch.ssh_source else None,
@@ -233,10 +233,13 @@ class _Suspending:
         )
 
 
-def find_written(folder: MachineFolder, plan: Mapping[str, Any]) -> dict[str, Path]:
-    """The files that a machine's guest writes to, by their names in a suspension."""
+def find_files(folder: MachineFolder, plan: Mapping[str, Any]) -> dict[str, Path]:
+    """The files whose content a machine's guest remembers, by their names in a suspension.
+
+    Among them are the user's images that are only read: a file system of theirs is in its memory.
+    """
     files = {name: folder.root / name for name in find_disks(folder, plan)}
     for disk in plan.get("disks", ()):
-        if disk.get("image") and not disk.get("read_only"):
+        if disk.get("image"):
             files[str(disk["image"])] = find_image(Project(folder.project), disk["image"])
     return files

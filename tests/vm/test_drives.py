@@ -167,6 +167,20 @@ def test_a_read_only_disk_stays_as_it_is(lab: Lab) -> None:
     assert (lab.folder / "fixed.img").read_bytes() == FIXED
 
 
+def test_a_suspended_guest_does_not_meet_another_image(lab: Lab) -> None:
+    """Not even one that is only read: what the guest has read of it is in its memory."""
+    image = lab.folder / "fixed.img"
+    info = image.stat()
+    lab("suspend").ok()
+    image.write_bytes(FIXED.replace(b"fixed", b"other"))
+    refused = lab("resume")
+    assert (refused.code, lab.status()) == (6, "suspended"), refused
+    assert "fixed.img was changed since it was suspended" in refused.stderr
+    image.write_bytes(FIXED)
+    os.utime(image, ns=(info.st_atime_ns, info.st_mtime_ns))
+    lab("resume").ok()
+
+
 def test_another_machine_may_not_write_to_the_same_image(lab: Lab, vm_cache: Path) -> None:
     with open_lab(vm_cache, name="other") as other:
         image = lab.folder / "safe.qcow2"
