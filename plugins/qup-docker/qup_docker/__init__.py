@@ -44,12 +44,12 @@ class DockerHost:
         self,
         options: Any,
         guest: Guest,
-        project: Path,  # noqa: ARG002  no file is involved
+        project: Path,
         report: Callable[[str], None],
     ) -> None:
         from qup_docker.setup import set_up
 
-        set_up(options, guest, report)
+        set_up(options, guest, project, report)
 
 
 @hookimpl

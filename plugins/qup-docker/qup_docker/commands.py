@@ -22,7 +22,13 @@ from qup.api import (
 )
 from qup_docker import PORT
 from qup_docker.certificates import CA, CLIENT, CLIENT_KEY, forget_credentials
-from qup_docker.contexts import make_context, name_context, remove_context, use_context
+from qup_docker.contexts import (
+    describe_context,
+    make_context,
+    name_context,
+    remove_context,
+    use_context,
+)
 from qup_docker.engine import ask_version
 from qup_docker.shells import (
     CERTS,
@@ -216,7 +222,7 @@ def create_context(
     machine = _choose(ctx, name)
     address, port = _reach(machine)
     chosen = called or name_context(machine.project, machine.name)
-    title = f"machine {machine.name} of {machine.project}"
+    title = describe_context(machine.project, machine.name)
     new = make_context(_own_folder(machine), chosen, f"tcp://{address}:{port}", title)
     if use:
         use_context(chosen)

@@ -6,6 +6,7 @@ made for a machine and tells it of the new port at each ``qup up``.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -28,6 +29,11 @@ def name_context(project: Path, machine: str) -> str:
     """
     folder = re.sub(r"[^A-Za-z0-9_.+-]+", "-", project.name).strip("-.") or "project"
     return folder if machine == "default" else f"{folder}-{machine}"
+
+
+def describe_context(project: Path, machine: str) -> str:
+    """What a context of qup's is known by, also when its machine is no more."""
+    return f"machine {machine} of {project}"
 
 
 def find_context(folder: Path) -> str | None:
@@ -56,6 +62,24 @@ def make_context(folder: Path, name: str, url: str, description: str) -> bool:
     _docker("context", "create" if known.code else "update", *words, name)
     write_atomic(folder / NOTE, f"{name}\n")
     return known.code != 0
+
+
+def adopt_context(folder: Path, description: str) -> None:
+    """Take over the context that an earlier machine of that place has left behind, if there is
+    one: whoever uses it has destroyed and made the machine anew, and means this one.
+    """
+    if find_context(folder) is not None:
+        return
+    try:
+        listed = _docker("context", "ls", "--format", "{{json .}}", check=False).stdout
+    except HostError:
+        return  # there is no docker here
+    for line in listed.splitlines():
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            found = json.loads(line)
+            if found["Description"] == description:
+                write_atomic(folder / NOTE, f"{found['Name']}\n")
+                return
 
 
 def read_title(inspected: str) -> str | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from qup.api import Guest, MachineError, ProvisionError, run
 from qup_docker import PORT
 from qup_docker.boot2docker import Boot2Docker, RancherOs
 from qup_docker.certificates import keep_credentials
-from qup_docker.contexts import refresh_context
+from qup_docker.contexts import adopt_context, describe_context, refresh_context
 from qup_docker.engine import ask_version
 from qup_docker.guests import ROOT, Facts, Family, look, run_script, write_files
 from qup_docker.systemd import DAEMON, PATHS, Systemd, write_installation
@@ -21,7 +22,7 @@ _TELLING = re.compile(r"\b(level=(fatal|error)|unable to|failed to|error)\b", re
 NOT_TELLING = ("docker.service: Failed", "Failed to start docker.service")
 
 
-def set_up(options: Any, guest: Guest, report: Report) -> None:
+def set_up(options: Any, guest: Guest, project: Path, report: Report) -> None:
     """Make a guest a Docker host that is as the options say.
 
     Raises:
@@ -36,6 +37,8 @@ def set_up(options: Any, guest: Guest, report: Report) -> None:
     made = keep_credentials(guest.folder, guest.name, names)
     for what in made.made:
         report(f"certificate made: {what}")
+    if made.made:
+        adopt_context(guest.folder, describe_context(project, guest.name))
     files = family.files(facts, options, made.ca, made.certificate, made.key)
     changed = facts.differs(files)
     if changed:

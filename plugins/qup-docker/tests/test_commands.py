@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 from qup_docker import commands, contexts
 from qup_docker.certificates import keep_credentials
-from qup_docker.contexts import describe_endpoint, find_context, name_context, refresh_context
+from qup_docker.contexts import (
+    adopt_context,
+    describe_context,
+    describe_endpoint,
+    find_context,
+    name_context,
+    refresh_context,
+)
 from typer.testing import CliRunner
 
 from qup.api import HostError, MachineError, QupError
@@ -259,6 +266,7 @@ case "$2" in
     inspect) cat "context-$last" ;;
     create) [ ! -e "context-$last" ] && echo "$4" >"context-$last" ;;
     update|use) [ -e "context-$last" ] || {{ echo "no context $last" >&2; exit 1; }} ;;
+    ls) cat contexts ;;
     rm) rm "context-$last" ;;
 esac
 """
@@ -322,9 +330,25 @@ def test_up_tells_a_context_where_the_engine_is(machine: Machine, client: Path) 
     assert list(refresh_context(machine.own, url)) == []
 
 
+def test_a_context_that_was_left_behind_is_taken_over(machine: Machine, client: Path) -> None:
+    """By the machine that is made anew in that place, and by no other."""
+    title = describe_context(machine.project, "web")
+    rows = [{"Name": "shop", "Description": "mine"}, {"Name": "old", "Description": title}]
+    (client / "contexts").write_text("no json\n" + "\n".join(map(json.dumps, rows)))
+    adopt_context(machine.own, describe_context(machine.project, "db"))
+    assert find_context(machine.own) is None
+    adopt_context(machine.own, title)
+    assert find_context(machine.own) == "old"
+    (client / "log").unlink()
+    adopt_context(machine.own, title)
+    assert not (client / "log").exists()
+
+
 def test_no_docker_here(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(machine.own))
     assert "docker" in error("context", "create")
+    adopt_context(machine.own, "machine web")
+    assert find_context(machine.own) is None
     (machine.own / "context").write_text("web\n")
     (line,) = refresh_context(machine.own, "tcp://127.0.0.1:5000")
     assert line.startswith("docker's context web was left as it is")

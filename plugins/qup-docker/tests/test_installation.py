@@ -139,6 +139,14 @@ def test_suspended_and_resumed(lab: Lab) -> None:
     assert lab.sh(STARTS) == "1\n"
 
 
+def test_certificates_made_anew(lab: Lab) -> None:
+    """The old client is a stranger then."""
+    words = ("docker", "regenerate-certs", "--yes", "--client-certs")
+    assert "certificate made: CA" in lab(*words, timeout=300).ok().stderr
+    assert ask(lab)["Version"] == "0.0.1"
+    assert lab.sh(STARTS) == "2\n"
+
+
 def test_options_and_names(lab: Lab, source: str) -> None:
     options = """{ labels = { role = "build" }, registry-mirrors = ["https://m.example.org"], \
 insecure-registries = ["r.example.org:5000"], storage-driver = "vfs", \
@@ -159,7 +167,7 @@ options = { log-driver = "local", debug = true } }"""
         },
         "Proxy": 'http://it\'s "quoted" 100%:3128',
     }
-    assert lab.sh(STARTS) == "2\n"
+    assert lab.sh(STARTS) == "3\n"
 
 
 def test_an_engine_that_does_not_start_is_quoted(lab: Lab, source: str) -> None:
@@ -168,6 +176,9 @@ def test_an_engine_that_does_not_start_is_quoted(lab: Lab, source: str) -> None:
     assert done.code == 11
     assert "Docker's engine did not start" in done.stderr
     assert "error initializing graphdriver: nosuchdriver" in done.stderr
+    done = lab("docker", "env", "--shell", "sh")
+    assert (done.code, done.stdout) == (9, "")
+    assert "no engine answers at tcp://" in done.stderr
     write_qupfile(lab, source)
     lab("up", timeout=300).ok()
     assert ask(lab)["Settings"] == {}

@@ -65,6 +65,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGuest:
     answer(made, DEBIAN)
     monkeypatch.setattr(setup, "ask_version", lambda *_: "20.10.24")
     monkeypatch.setattr(setup, "run", lambda *_, **__: None)  # ssh -O stop
+    monkeypatch.setattr(setup, "adopt_context", lambda *_: None)
     return made
 
 
@@ -75,7 +76,7 @@ def answer(guest: FakeGuest, text: str) -> None:
 
 def step(guest: FakeGuest, **given: Any) -> list[str]:
     said: list[str] = []
-    setup.set_up(options(**given), guest, said.append)
+    setup.set_up(options(**given), guest, Path("/home/me/project"), said.append)
     return said
 
 
