@@ -33,6 +33,8 @@ user = "vagrant"
 [[machine.provision]]
 shell = '''
 echo made >/srv-made
+mkdir -p /etc/docker/tls
+echo key-of-an-engine >/etc/docker/tls/server-key.pem
 cat >>/home/vagrant/.ssh/authorized_keys <<END
 {known}
 END
@@ -106,6 +108,7 @@ def test_the_box_has_nothing_of_the_machine(lab: Lab, tmp_path: Path) -> None:
         (keys / "host_key").read_text().splitlines()[2],
         lab.inspect()["id"],
         "secret-in-a-deleted-file",
+        "key-of-an-engine",  # of a Docker host
     ):
         assert secret.encode() not in content
     assert b"made\n" in content

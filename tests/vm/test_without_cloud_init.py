@@ -29,7 +29,7 @@ sync
 """
 QUPFILE = """\
 [machine]
-box = "./plain.box"
+box = "plain/1"
 memory = "512M"
 hostname = "credible"
 boot-timeout = "10m"
@@ -49,6 +49,8 @@ def lab(debian_cache: Path) -> Iterator[Lab]:
         made("box", "export", "default", "plain.box", timeout=900).ok()
         check_box(made)
         made("destroy", "-y").ok()
+        made("box", "add", "plain/1", "plain.box", timeout=300).ok()
+        (made.folder / "plain.box").unlink()
         made.write(QUPFILE)
         made("up", timeout=700).ok()
         yield made
@@ -74,8 +76,20 @@ def check_box(lab: Lab) -> None:
     ]
     for piece in read_pieces(raw):
         assert not any(secret in piece for secret in secrets)
+    # cloud-init, were it not switched off, would take it for a new machine.
+    assert "set-up" in list_folder(raw, "/etc")
+    assert {"instance", "instances", "data"}.isdisjoint(list_folder(raw, "/var/lib/cloud"))
+    assert not [name for name in list_folder(raw, "/etc/ssh") if "host" in name]
     image.unlink()
     raw.unlink()
+
+
+def list_folder(image: Path, folder: str) -> list[str]:
+    """The names in a folder of an image's file system; ``-p`` of debugfs is for programs."""
+    words = ["debugfs", "-R", f"ls -p {folder}", str(image)]
+    env = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
+    said = subprocess.run(words, check=True, capture_output=True, text=True, env=env).stdout
+    return [line.split("/")[5] for line in said.splitlines() if line.startswith("/")]
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:
