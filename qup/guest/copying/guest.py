@@ -100,7 +100,8 @@ class Guest:
         denied = "ermission denied" in said and not self.sudo
         hint = "--sudo reads and writes as root" if denied else None
         if "No space left" in said:
-            hint = f"make room: qup ssh {self.machine} -- df -h"
+            # Files may be too many, not only too large.
+            hint = f"make room: qup ssh {self.machine} -- 'df -h; df -i'"
         return CopyError(
             f"{what} failed ({describe_exit(code)})",
             details=said or None,
