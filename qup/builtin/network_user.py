@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -121,7 +122,12 @@ def _options() -> type[Settings]:
     from qup.api import Settings
 
     schema = {"type": "string", "examples": ["8080:80", "127.0.0.1:5353:53/udp", "0:8000"]}
-    rule = Annotated[Forward, PlainValidator(parse_forward), WithJsonSchema(schema)]
+    rule = Annotated[
+        Forward,
+        PlainValidator(parse_forward),
+        PlainSerializer(asdict),  # pydantic's own warns of what it has just made of it
+        WithJsonSchema(schema),
+    ]
     rules = Annotated[tuple[rule, ...], Field(strict=False), AfterValidator(check_forwards)]
     port_range = Annotated[
         PortRange | None,

@@ -151,10 +151,13 @@ def _explain(config: Config, chosen: list[str], *, as_json: bool) -> None:
 
 def _show(key: str, value: Any) -> str:
     """A value as a person would write it in a Qupfile."""
+    from qup.model.network import Forward
     from qup.model.units import format_size
 
     if value is None:
         return "-"
+    if key.endswith(".forward"):
+        value = [str(Forward(**item)) for item in value]
     return json.dumps(format_size(value) if key in ("memory", "disk") else value, default=str)
 
 

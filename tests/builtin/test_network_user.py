@@ -45,6 +45,13 @@ def test_forwards_are_read() -> None:
     assert options().forward == ()
 
 
+def test_forwards_are_shown_without_a_warning() -> None:
+    """By ``qup plan --explain``; here a warning is an error."""
+    shown = options(forward=["0:80"]).model_dump(mode="json")
+    (forward,) = shown["forward"]
+    assert forward == {"protocol": "tcp", "address": "127.0.0.1", "host": 0, "guest": 80}
+
+
 @pytest.mark.parametrize(
     ("values", "where", "said"),
     [
