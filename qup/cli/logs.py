@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import typer
 
 from qup.cli.common import JSON_SCHEMA, AsJson, Name, print_json
 from qup.cli.main import globals_of
-from qup.errors import MachineError
+from qup.errors import MachineError, QupError
 from qup.model.text import clean_line
 from qup.paths import MachineFolder
 from qup.runner.roster import read_roster
+from qup.store import read_state
 
 
 class Stream(StrEnum):
@@ -72,7 +74,7 @@ def logs(
         print_json({"machine": folder.name, "log": stream, "lines": cleaned})
         return
     if not cleaned:
-        typer.echo(f"machine {folder.name}: the {stream} log is empty", err=True)
+        typer.echo(f"machine {folder.name}: {_explain_emptiness(folder, stream)}", err=True)
     for line in cleaned:
         typer.echo(line)
 
@@ -84,6 +86,15 @@ def _find_log(folder: MachineFolder, stream: Stream) -> Path:
             f"machine {folder.name} has no {stream} log yet", hint="'qup up' starts it"
         )
     return path
+
+
+def _explain_emptiness(folder: MachineFolder, stream: Stream) -> str:
+    text = f"the {stream} log is empty"
+    with contextlib.suppress(QupError):  # logs are for broken machines, too
+        state = read_state(folder)
+        if stream is Stream.SERIAL and state and state.launch and state.launch.restored:
+            return f"{text}: the guest came from a template and has printed nothing since"
+    return text
 
 
 def _follow(path: Path, lines: int, *, raw: bool, as_json: bool) -> None:

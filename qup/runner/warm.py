@@ -176,7 +176,7 @@ def _find_or_make(ctx: Context, config: MachineConfig, plan: Plan, box: Box, key
 def _explain_absence(ctx: Context, visible: dict[str, Any]) -> str:
     booted = [template for template in ctx.templates.templates() if not template.steps]
     differs = find_difference(visible, booted)
-    return f"other {differs}" if differs else "none of this box yet"
+    return f"the nearest differs in {differs}" if differs else "none of this box yet"
 
 
 def find_template(ctx: Context, machine: str, box: Box, key: str) -> Template | None:

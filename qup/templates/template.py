@@ -79,7 +79,7 @@ def name_image(role: str) -> str:
 
 
 def find_difference(visible: Mapping[str, Any], templates: list[Template]) -> str | None:
-    """Why none of the templates of a box fits, in a few words; None if there are none.
+    """In what the nearest template of a box differs, in a few words; None if there are none.
 
     Args:
         visible: what a template had to be made from.
@@ -99,13 +99,13 @@ def find_difference(visible: Mapping[str, Any], templates: list[Template]) -> st
 _WORDS = {
     "qemu": "QEMU",
     "processor": "the processor",
-    "recipe": "qup's way to make them",
+    "recipe": "how qup made it",
     "memory_mib": "memory",
     "seed": "the first boot",
     "nics": "the network cards",
     "disks": "the disks",
     "machine_type": "the machine type",
-    "extra": "words of your own for QEMU",
+    "extra": "your own arguments for QEMU",
 }
 
 
