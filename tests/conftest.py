@@ -210,6 +210,15 @@ class Done:
         )
 
 
+def refused(done: Done, code: int, *words: str) -> None:
+    """It ended with that code and one clear error with these words in it."""
+    assert done.code == code, done
+    assert "Traceback" not in done.stderr + done.stdout, done
+    assert "this is a bug" not in done.stderr, done
+    for word in words:
+        assert word in done.stderr, done
+
+
 Qup = Callable[..., Done]
 
 

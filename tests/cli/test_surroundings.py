@@ -13,17 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Done, Sandbox
+from tests.conftest import ROOT, Done, Sandbox, refused
 from tests.fakes.world import QUPFILE, World
-
-
-def refused(done: Done, code: int, *words: str) -> None:
-    assert done.code == code, done
-    assert "Traceback" not in done.stderr + done.stdout, done
-    assert "this is a bug" not in done.stderr, done
-    for word in words:
-        assert word in done.stderr, done
-
 
 # --- the Qupfile as a file ----------------------------------------------------------------
 

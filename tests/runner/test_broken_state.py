@@ -14,15 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Done
+from tests.conftest import refused as was_refused
 from tests.fakes.world import QUPFILE, World
 
 
 def refused(done: Done, code: int, *words: str) -> None:
-    assert done.code == code, done
-    assert "Traceback" not in done.stderr + done.stdout, done
-    assert "hint: " in done.stderr, done
-    for word in words:
-        assert word in done.stderr, done
+    """Also with what to do."""
+    was_refused(done, code, "hint: ", *words)
 
 
 @pytest.fixture

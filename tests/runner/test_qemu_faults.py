@@ -11,16 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Done
+from tests.conftest import refused
 from tests.fakes.world import QUPFILE, World
-
-
-def refused(done: Done, code: int, *words: str) -> None:
-    """It ended with that code and one clear error with these words in it."""
-    assert done.code == code, done
-    assert "Traceback" not in done.stderr + done.stdout, done
-    for word in words:
-        assert word in done.stderr, done
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Sandbox
-from tests.vm.lab import Lab, copy_tiny, make_box, open_lab
+from tests.vm.lab import WARM, Lab, copy_tiny, make_box, open_lab
 
 
 @pytest.fixture
 def lab(vm_cache: Path) -> Iterator[Lab]:
     """A project of one small machine that has not been started."""
     with open_lab(vm_cache) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared(vm_cache: Path) -> Iterator[Lab]:
+    """A project whose one small machine is up, for all tests of a module; a template spares its
+    first boot.
+    """
+    with open_lab(vm_cache) as made:
+        made("up", env=WARM).ok()
         yield made
 
 

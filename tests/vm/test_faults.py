@@ -14,17 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Done
+from tests.conftest import refused
 from tests.vm.lab import SMALL, WARM, Lab, alive, wait_until
 
 pytestmark = pytest.mark.vm
-
-
-def refused(done: Done, code: int, *words: str) -> None:
-    assert done.code == code, done
-    assert "Traceback" not in done.stderr + done.stdout, done
-    for word in words:
-        assert word in done.stderr, done
 
 
 def test_qemu_dies_hangs_or_is_ended(lab: Lab) -> None:

@@ -6,21 +6,12 @@ One machine serves all of it; each test begins with a machine that is up and has
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, open_lab, wait_until
+from tests.vm.lab import SMALL, Lab, wait_until
 
 pytestmark = pytest.mark.vm
-
-
-@pytest.fixture(scope="module")
-def shared(vm_cache: Path) -> Iterator[Lab]:
-    with open_lab(vm_cache) as made:
-        made("up").ok()
-        yield made
 
 
 @pytest.fixture
@@ -198,7 +189,7 @@ def test_a_step_that_cuts_its_own_connection(lab: Lab) -> None:
     assert done.code == 11, done
     assert "the connection to the guest broke" in done.stderr
     write(lab, "[[machine.provision]]\nshell = 'echo back'\n")
-    assert wait_until(lambda: lab("up").code == 0, 30)
+    assert wait_until(lambda: lab("up").code == 0, 120)
     assert log(lab, 1) == "back\n"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.lab import SMALL, Lab, open_lab, wait_until
+from tests.vm.lab import SMALL, Lab, wait_until
 
 pytestmark = pytest.mark.vm
 
@@ -19,13 +19,6 @@ VARIABLES = """
 GREETING = "it's $HOME\\nand more"
 PORT = 8080
 """
-
-
-@pytest.fixture(scope="module")
-def shared(vm_cache: Path) -> Iterator[Lab]:
-    with open_lab(vm_cache) as made:
-        made("up").ok()
-        yield made
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT, Done, find_processes, run_qup
+from tests.conftest import ROOT, find_processes, refused, run_qup
 from tests.vm.lab import SMALL, Lab, alive, copy_tiny, open_lab, wait_until
 from tests.vm.netns import HELPER, Net, open_net, wait_for_links
 
@@ -45,12 +45,6 @@ def box_cache(vm_cache: Path) -> Path:
 def lab(net: Net, box_cache: Path) -> Iterator[Lab]:
     with open_lab(box_cache, prefix=net.prefix) as made:
         yield made
-
-
-def refused(done: Done, code: int, *said: str) -> None:
-    assert done.code == code, str(done)
-    for words in said:
-        assert words in done.stderr, str(done)
 
 
 def monitor(lab: Lab, machine: str, command: str, /, **arguments: Any) -> Any:
