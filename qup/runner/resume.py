@@ -48,7 +48,7 @@ from qup.runner.suspended import (
     remove_leftovers,
 )
 from qup.runner.warm import find_base
-from qup.runner.whereabouts import forget_place, note_place
+from qup.runner.whereabouts import note_ways
 from qup.runner.work import Work, report
 from qup.store import remember, write_state, write_undo
 
@@ -230,15 +230,7 @@ class Resuming(Work):
         note_late(self.folder, waiting=suspension.waiting)
         ports = ports_of(suspension)
         place, applied = open_ways(self.ctx, self.folder, engine.control, plan, ports)
-        assert state.launch is not None
-        launch = replace(
-            state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login
-        )
-        state = state.with_launch(launch)
-        if place.address:
-            state = note_place(self.folder, state, place, plan)
-        else:
-            state = forget_place(self.folder, state)
+        state = note_ways(self.folder, state, plan, place, engine.taps)
         write_plan(self.folder, plan.to_dict())
         return state, applied
 

@@ -51,7 +51,7 @@ from qup.runner.warm import (
     restore,
     set_aside,
 )
-from qup.runner.whereabouts import forget_place, note_place
+from qup.runner.whereabouts import note_ways
 from qup.runner.work import Started, UpOptions, Work, report
 from qup.store import forget, is_copy, read_state, remember, write_state, write_undo
 from qup.templates.template import Template
@@ -330,14 +330,7 @@ class Starting(Work):
             become(self.ctx, self.folder, plan, template, runtime)
             self.ctx.watch.lap("identity")
         engine.control.close()  # it serves one client: now `qup status` may ask
-        launch = replace(
-            state.launch, ssh_port=place.port, taps=engine.taps, login=plan.seed_form.login
-        )
-        state = state.with_launch(launch)
-        if place.address:
-            state = note_place(self.folder, state, place, plan)
-        else:
-            state = forget_place(self.folder, state)  # of an earlier start
+        state = note_ways(self.folder, state, plan, place, engine.taps)
         write_plan(self.folder, plan.to_dict())
         return state, applied.failures
 

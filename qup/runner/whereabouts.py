@@ -10,11 +10,31 @@ from qup.guest.discovery import GIVEN, Finder, Fixed, Place
 from qup.guest.keys import ensure_keys
 from qup.model.network import SSH_PORT
 from qup.model.plan import Plan
-from qup.model.state import Launch, State
+from qup.model.state import Launch, State, TapLink
 from qup.paths import MachineFolder, RuntimeFolder, SshFolder
 from qup.runner.context import Context
 from qup.runner.links import find_silence, find_trouble
 from qup.store import write_state
+
+
+def note_ways(
+    folder: MachineFolder, state: State, plan: Plan, place: Place, taps: tuple[TapLink, ...]
+) -> State:
+    """Write down how a guest that has just been given its ports and taps is reached.
+
+    Args:
+        folder: the machine's folder.
+        state: with the launch that is under way.
+        plan: what is being started.
+        place: where ssh will be; without an address, as long as that has to be found.
+        taps: what connects the guest to the host.
+    """
+    assert state.launch is not None
+    login = plan.seed_form.login
+    state = state.with_launch(replace(state.launch, ssh_port=place.port, taps=taps, login=login))
+    if place.address:
+        return note_place(folder, state, place, plan)
+    return forget_place(folder, state)  # the one of an earlier start
 
 
 def note_place(folder: MachineFolder, state: State, place: Place, plan: Plan) -> State:
