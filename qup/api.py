@@ -72,7 +72,7 @@ from qup.interfaces import (
 )
 from qup.model.box import Box, BoxFile, BoxSpec, Fetched
 from qup.model.events import Event
-from qup.model.folders import FolderRequest, Share
+from qup.model.folders import FolderRequest, Server, Share
 from qup.model.network import (
     AddressPlan,
     Forward,
@@ -177,6 +177,7 @@ __all__ = [
     "Seed",
     "SeedForm",
     "SeedPlan",
+    "Server",
     "Settings",
     "Share",
     "Tap",

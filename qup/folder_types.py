@@ -69,7 +69,8 @@ class FolderType(Protocol):
         name: its word in ``type``.
         summary: one line for lists and docs.
         priority: ``auto`` takes the one that works with the highest, and those that mount before
-            those that copy; one below 0 has to be named. 9p has 100, rsync 30, tar 20, sftp 10.
+            those that copy; one below 0 has to be named. virtiofs has 110, 9p 100,
+            rsync 30, tar 20, sftp 10.
     """
 
     @property
@@ -90,7 +91,10 @@ class MountingType(FolderType, Protocol):
         """Say how a folder is mounted. Pure: no I/O.
 
         qup makes QEMU serve it, has the guest mount it, and unmounts it while the guest is saved
-        with its memory.
+        with its memory. A type that says ``vhost`` has a method more: ``serve(host, place, uid,
+        gid)`` returns the :class:`Server` for a folder that is seen at ``place``, where yours
+        belongs to ``uid`` and ``gid``. It may have ``reservations(host)``, why it isn't taken
+        unless it is named.
         """
 
 

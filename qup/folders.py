@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,11 @@ from qup.model.folders import AUTO, COPY, FolderPlan, FolderRequest, Share
 if TYPE_CHECKING:
     from qup.model.config import FolderSettings, MachineConfig
 
-VIRTIOFS = "virtiofs"
-NO_VIRTIOFS = "a guest that has it can't be restored, suspended or saved with its memory"
-"""Why that type, which many know, is not here; see decisions.md. A plugin may bring it."""
+TCG = "tcg"
+NOT_SAVED = "a guest that has it can't be restored, suspended or saved with its memory"
+STALE = "in emulation, a program that is built anew may run as it was before"
+"""What is against memory that others write to: QEMU's translations of code that was there stay,
+as it doesn't notice."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,35 @@ class FolderFacts:
         shares: what says how a folder is mounted, for each type that mounts.
         offered: the types among them that are taken without being named, the best first.
         obstacles: why a type can't work on this computer, by type; what isn't here can.
+        reservations: why a type is not taken unless it is named, by type.
+        accelerator: what runs the guest.
     """
 
     shares: Mapping[str, Callable[[FolderRequest], Share]] = field(default_factory=dict)
     offered: tuple[str, ...] = ()
     obstacles: Mapping[str, str] = field(default_factory=dict)
+    reservations: Mapping[str, str] = field(default_factory=dict)
+    accelerator: str = TCG
 
 
 def plan_folders(config: MachineConfig, box: BoxSpec, facts: FolderFacts) -> tuple[FolderPlan, ...]:
     """The machine's folders, each with its type, and why it has that."""
+    warm = config.settings.templates
     return tuple(
-        _plan(index, folder, box, facts) for index, folder in enumerate(config.settings.folders)
+        _plan(index, folder, box, facts, warm=warm)
+        for index, folder in enumerate(config.settings.folders)
     )
 
 
-def _plan(index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> FolderPlan:
+def _plan(
+    index: int, folder: FolderSettings, box: BoxSpec, facts: FolderFacts, *, warm: bool
+) -> FolderPlan:
     kind: str = folder.type
     reason = ""
     if kind == AUTO:
-        kind, reason = _choose(folder, box, facts)
+        kind, reason = _choose(folder, box, facts, warm=warm)
+    elif named := facts.shares.get(kind):
+        reason = "; ".join(_find_drawbacks(kind, named(request_for(folder)), facts))
     mount = facts.shares.get(kind)
     name = f"folder{index}"
     return FolderPlan(
@@ -72,14 +84,33 @@ def request_for(folder: FolderSettings) -> FolderRequest:
     return FolderRequest(folder.host, folder.guest, folder.read_only)
 
 
-def _choose(folder: FolderSettings, box: BoxSpec, facts: FolderFacts) -> tuple[str, str]:
+def _find_drawbacks(kind: str, share: Share, facts: FolderFacts) -> Iterator[str]:
+    """What has to be known of a type that was named."""
+    if share.vhost:
+        if facts.accelerator == TCG:
+            yield STALE
+        if kind in facts.reservations:
+            yield facts.reservations[kind]
+
+
+def _find_loss(kind: str, share: Share, facts: FolderFacts, *, warm: bool) -> str | None:
+    """Why a type isn't taken unless it is named; None if nothing is lost by it."""
+    if share.vhost and warm:
+        return NOT_SAVED
+    return next(_find_drawbacks(kind, share, facts), None)
+
+
+def _choose(
+    folder: FolderSettings, box: BoxSpec, facts: FolderFacts, *, warm: bool
+) -> tuple[str, str]:
     """The first type that works, and what is against those before it."""
     if folder.exclude:
         return COPY, "what is mounted is there as a whole, and this folder has 'exclude'"
-    reasons = [] if VIRTIOFS in facts.shares else [f"not {VIRTIOFS}: {NO_VIRTIOFS}"]
+    reasons: list[str] = []
     for kind in facts.offered:
         share = facts.shares[kind](request_for(folder))
-        obstacle = find_obstacle(kind, share, box, facts)
+        loss = _find_loss(kind, share, facts, warm=warm)
+        obstacle = loss or find_obstacle(kind, share, box, facts)
         if obstacle is None:
             return kind, "; ".join(reasons)
         reasons.append(f"not {kind}: {obstacle}")

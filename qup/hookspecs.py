@@ -81,9 +81,9 @@ def qup_folder_types() -> Iterable[FolderType]:  # type: ignore[empty-body]
     """Register ways to bring a folder of this computer into a guest: values of ``type`` in
     ``[[machine.folders]]``.
 
-    Called when a Qupfile with folders is loaded. Built in: ``9p``, ``rsync``, ``tar`` and
-    ``sftp``. One with a method ``share`` mounts and is a :class:`MountingType`, one with ``send``
-    copies and is a :class:`CopyingType`.
+    Called when a Qupfile with folders is loaded. Built in: ``virtiofs``, ``9p``, ``rsync``,
+    ``tar`` and ``sftp``. One with a method ``share`` mounts and is a :class:`MountingType`, one
+    with ``send`` copies and is a :class:`CopyingType`.
     """
 
 

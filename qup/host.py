@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 QUESTION_TIMEOUT = 5.0
 """Seconds that a QEMU may take to say its version; 0.02 is usual."""
+ANSWER_LIMIT = 20_000
+"""Characters of what a program prints that are remembered."""
 
 FAILURE_LIFETIME = 3600.0
 """Seconds that a failed probe is believed: a module may be loaded anew, a busy host calm down."""
@@ -98,6 +100,21 @@ class LocalHost:
     def which(self, program: str) -> Path | None:
         found = shutil.which(program)
         return Path(found).absolute() if found else None
+
+    def ask(self, program: Path, *words: str) -> str:
+        """What a program prints, remembered until it changes; empty if it fails or hangs."""
+        key = json.dumps([_fingerprint(program), *words])
+        known = self._read_cache()["answers"].get(key)
+        if known is None:
+            try:
+                done = run([program, *words], check=False, timeout=QUESTION_TIMEOUT)
+            except HostError:
+                return ""
+            if done.code != 0:
+                return ""
+            known = {"said": f"{done.stdout}{done.stderr}"[:ANSWER_LIMIT]}
+            self._remember("answers", key, known)
+        return str(known["said"])
 
     def qemu_version(self, program: str) -> tuple[int, int, int]:
         major, minor, micro = self._facts(program)["version"]
@@ -226,12 +243,12 @@ class LocalHost:
         return {}
 
     def _read_cache(self) -> dict[str, dict[str, Facts]]:
-        empty: dict[str, dict[str, Facts]] = {"programs": {}, "verdicts": {}}
+        empty: dict[str, dict[str, Facts]] = {"programs": {}, "verdicts": {}, "answers": {}}
         try:
             content = json.loads(self._cache_path.read_bytes())
         except (OSError, ValueError, RecursionError):
             return empty
-        return content if _is_sound(content) else empty
+        return {**empty, **content} if _is_sound(content) else empty
 
     def _remember(self, table: str, key: str, value: Facts) -> None:
         content: dict[str, Any] = self._read_cache()
@@ -333,9 +350,12 @@ def _is_sound(content: Any) -> bool:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         return False
     programs, verdicts = content.get("programs"), content.get("verdicts")
+    answers = content.get("answers", {})  # an older qup asked nothing
     return (
         isinstance(programs, dict)
         and isinstance(verdicts, dict)
+        and isinstance(answers, dict)
+        and all(isinstance(item, dict) and "said" in item for item in answers.values())
         and all(_is_facts(facts) for facts in programs.values())
         and all(
             isinstance(known, dict)

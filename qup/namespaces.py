@@ -30,6 +30,11 @@ KEPT = 0x40E
 no programs, no times of access."""
 PR_SET_SECUREBITS, SECBIT_NOROOT, SECBIT_NOROOT_LOCKED = 28, 1, 2
 """``capabilities(7)``: a program gets no privilege for being started by user 0."""
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAPABILITIES = 47, 2, 38
+"""``capabilities(7)``: these are kept by a program that isn't started by user 0. Linux has had
+so many of them since 3.16, and three more since 5.9 that serve nobody here."""
+CAPABILITY_VERSION = 0x20080522
+"""Of ``capget(2)``: two sets of 32 bits."""
 TRIAL_TIMEOUT = 10.0
 
 
@@ -58,17 +63,21 @@ class View:
         uid: the number that it takes our user's for.
         gid: the same of our group.
         binds: folders at other places.
+        privileged: it has all rights over its own view, and none beyond; for one that gives up
+            by itself what it doesn't need.
     """
 
     uid: int
     gid: int
     binds: tuple[Bind, ...] = ()
+    privileged: bool = False
 
 
 def prepare_view(view: View) -> Callable[[], None]:
     """What gives the calling process a view, for good; it raises OSError if that fails.
 
-    It is for a child that is about to become another program, which then has no privilege.
+    It is for a child that is about to become another program, which then has no privilege,
+    unless the view says so.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
@@ -99,12 +108,46 @@ def prepare_view(view: View) -> Callable[[], None]:
         mount("", Path("/"), "", MS_REC | MS_SLAVE)
         for item in view.binds:
             bind(item)
+        if view.privileged:
+            _keep_rights(libc)
+            return
         # Whoever is root's number in there would keep all rights over it, and unveil things.
         if libc.prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED, 0, 0, 0) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number), "its privileges")
 
     return enter
+
+
+def enter_or_explain(view: View) -> Callable[[], None]:
+    """As :func:`prepare_view`, for a child whose standard error is a log: it says there what
+    failed.
+    """
+    enter = prepare_view(view)
+
+    def attempt() -> None:
+        try:
+            enter()
+        except OSError as exc:
+            os.write(2, f"{exc.filename}: {exc.strerror}\n".encode(errors="surrogateescape"))
+            raise
+
+    return attempt
+
+
+def _keep_rights(libc: ctypes.CDLL) -> None:
+    """Have the next program keep the rights over its namespace, whatever number its user has."""
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the same of the higher
+    done = libc.capget(header, sets)
+    for low in (0, 3):
+        sets[low + 2] = sets[low + 1]
+    done = done or libc.capset(header, sets)
+    for number in range(CAPABILITIES):
+        done = done or libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number, 0, 0)
+    if done != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "its privileges")
 
 
 def _write(path: str, text: str) -> None:

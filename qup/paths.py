@@ -287,6 +287,15 @@ class RuntimeFolder(NamedTuple):
         """Empty folders, in which QEMU, and nobody else, sees those that the guest mounts."""
         return self.root / "folders"
 
+    def place(self, folder: str) -> Path:
+        """Where one of them is seen, by its id."""
+        return self.folders / folder
+
+    @property
+    def server(self) -> Path:
+        """The socket of what serves a folder beside QEMU, until both are connected."""
+        return self.root / "server"
+
     @property
     def ssh_master(self) -> Path:
         return self.root / "ssh.sock"
@@ -299,7 +308,7 @@ class RuntimeFolder(NamedTuple):
     def remove(self) -> None:
         """Remove the sockets, the link and the folder, and nothing that qup didn't put there."""
         sockets = (self.control, self.events, self.console, self.agent, self.identity, self.vnc)
-        for path in (*sockets, self.ssh_master, self.ssh):
+        for path in (*sockets, self.server, self.ssh_master, self.ssh):
             with contextlib.suppress(OSError):
                 path.unlink()
         with contextlib.suppress(OSError):

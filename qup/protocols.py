@@ -59,6 +59,12 @@ class Host(Protocol):
     def which(self, program: str) -> Path | None:
         """The program's full path, or None."""
 
+    def ask(self, program: Path, *words: str) -> str:
+        """What a program prints, remembered until it changes; empty if it fails or hangs.
+
+        It is for what doesn't depend on anything else, such as ``--help`` or ``--version``.
+        """
+
     def qemu_version(self, program: str) -> tuple[int, int, int]:
         """The version of a QEMU program. Raises HostError when it is missing or no QEMU."""
 

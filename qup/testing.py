@@ -92,6 +92,7 @@ class FakeHost:
         accelerators: those that its QEMU was built with.
         missing_devices: those that it was built without.
         programs: names of programs that are installed; they are in ``/usr/bin``.
+        answers: what programs print when they are asked, by their path.
         verdict: what the proof of an accelerator ends with.
         proved: what was to be proved so far: the properties of ``-accel``.
     """
@@ -106,12 +107,17 @@ class FakeHost:
     programs: set[str] = field(
         default_factory=lambda: {"qemu-system-x86_64", "qemu-system-aarch64", "qemu-img", "ssh"}
     )
+    answers: dict[str, str] = field(default_factory=dict)
     verdict: Verdict = field(default_factory=lambda: Verdict(True, "the fake host says so"))
     proved: list[Mapping[str, str]] = field(default_factory=list)
 
     def which(self, program: str) -> Path | None:
         """Its path, if it is one of :attr:`programs`."""
         return Path("/usr/bin", program) if program in self.programs else None
+
+    def ask(self, program: Path, *words: str) -> str:  # noqa: ARG002
+        """What :attr:`answers` has for it, whatever it is asked."""
+        return self.answers.get(str(program), "")
 
     def qemu_version(self, program: str) -> tuple[int, int, int]:
         """:attr:`version`, whichever program it is."""

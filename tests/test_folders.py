@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from qup import qupfile
 from qup.builtin.folder_9p import NineP
-from qup.folders import NO_VIRTIOFS, FolderFacts, plan_folders
+from qup.builtin.folder_virtiofs import Virtiofs
+from qup.folders import NOT_SAVED, STALE, FolderFacts, plan_folders
 from qup.model.box import BoxSpec
 from qup.model.config import Config
 from qup.model.folders import FolderPlan
@@ -48,7 +50,8 @@ def problems(text: str) -> list[str]:
 
 def plan(text: str, mounts: tuple[str, ...] | None = None, **facts: Any) -> tuple[FolderPlan, ...]:
     box = BoxSpec(**{**BOX.__dict__, "mounts": mounts})
-    facts = {"shares": {"9p": NineP().share}, "offered": ("9p",), **facts}
+    shares = {"virtiofs": Virtiofs().share, "9p": NineP().share}
+    facts = {"shares": shares, "offered": tuple(shares), **facts}
     (machine,) = load(text).machines.values()
     return plan_folders(machine, box, FolderFacts(**facts))
 
@@ -77,7 +80,6 @@ def test_places_in_the_guest_that_are_refused(place: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('type = "virtiofs"', "4:8 qup has no virtiofs: a guest that has it can't be restored"),
         ('type = "nfs"', "4:8 unknown folder type 'nfs'"),
         ('type = "9p"\nexclude = ["x"]', "'exclude' is for folders that are copied"),
         ('type = "9p"\ndelete = true', "'delete' is for folders that are copied"),
@@ -118,7 +120,7 @@ def test_folders_are_mounted_where_that_is_sound_and_say_why_not() -> None:
         "logs -> /srv/logs (copy)",
         "tools -> /srv/tools (9p read-only)",
     ]
-    assert found[0].reason == f"not virtiofs: {NO_VIRTIOFS}"
+    assert found[0].reason == f"not virtiofs: {NOT_SAVED}"
     assert "'exclude'" in found[1].reason
     assert found[2].reason == ""
 
@@ -128,7 +130,7 @@ def test_a_type_by_what_box_and_computer_can() -> None:
         (folder,) = plan(ONE, mounts, **facts)
         assert folder.chosen
         first, _, rest = folder.reason.partition("; ")
-        assert first == f"not virtiofs: {NO_VIRTIOFS}"
+        assert first == f"not virtiofs: {NOT_SAVED}"
         return folder.type, rest
 
     assert choose(None) == ("9p", "")
@@ -136,3 +138,32 @@ def test_a_type_by_what_box_and_computer_can() -> None:
     assert choose(()) == ("copy", "not 9p: box some has no driver for it")
     missing = {"9p": "QEMU was built without it"}
     assert choose(None, obstacles=missing) == ("copy", "not 9p: QEMU was built without it")
+
+
+COLD = "[machine]\ntemplates = false\n" + ONE
+
+
+@pytest.mark.parametrize(
+    ("text", "facts", "chosen", "reason"),
+    [
+        (COLD, {}, "virtiofs", ""),
+        (ONE, {}, "9p", f"not virtiofs: {NOT_SAVED}"),
+        (COLD, {"accelerator": "tcg"}, "9p", f"not virtiofs: {STALE}"),
+        (COLD, {"reservations": {"virtiofs": "one user"}}, "9p", "not virtiofs: one user"),
+        (COLD, {"obstacles": {"virtiofs": "there is none"}}, "9p", "not virtiofs: there is none"),
+    ],
+)
+def test_virtiofs_is_taken_where_nothing_is_lost_by_it(
+    text: str, facts: dict[str, Any], chosen: str, reason: str
+) -> None:
+    (folder,) = plan(text, **{"accelerator": "kvm", **facts})
+    assert (folder.type, folder.reason) == (chosen, reason)
+
+
+def test_virtiofs_by_name_says_what_has_to_be_known_of_it() -> None:
+    text = ONE + 'type = "virtiofs"\n'
+    (folder,) = plan(text, accelerator="kvm")
+    assert (folder.type, folder.vhost, folder.reason) == ("virtiofs", True, "")
+    (folder,) = plan(text, reservations={"virtiofs": "one user"})
+    assert folder.reason == f"{STALE}; one user"
+    assert FolderPlan.of(dataclasses.asdict(folder)) == folder

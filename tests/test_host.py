@@ -235,6 +235,18 @@ def test_verdict_is_remembered(cache: Path, make: Make, probed: list[tuple[str, 
     assert len(probed) == 5
 
 
+def test_what_a_program_prints_is_remembered_until_it_changes(cache: Path, make: Make) -> None:
+    program = Path(make('#!/bin/sh\necho "said $*"; echo x >>$0.asked\n', "other"))
+    for _ in range(2):
+        assert LocalHost(cache).ask(program, "--help") == "said --help\n"
+    assert LocalHost(cache).ask(program, "-V") == "said -V\n"
+    assert Path(f"{program}.asked").read_text() == "x\nx\n"
+    make("#!/bin/sh\necho no; exit 1\n", "other")
+    assert LocalHost(cache).ask(program, "--help") == ""
+    make("#!/bin/sh\necho now\n", "other")
+    assert LocalHost(cache).ask(program, "--help") == "now\n"
+
+
 def test_verdict_ends_with_the_boot(
     cache: Path, make: Make, probed: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -281,7 +281,7 @@ def folder_type(item: FolderKind) -> Any:
 
 def test_a_folder_type_is_looked_at_by_its_priority() -> None:
     (folder,) = make_plan(FOLDER, folder_type(FolderKind(priority=500))).folders
-    assert "; not mine: box tiny has no driver for it; not 9p: " in folder.reason
+    assert "not mine: box tiny has no driver for it; not virtiofs: " in folder.reason
     (folder,) = make_plan(FOLDER, folder_type(FolderKind(priority=-1))).folders
     assert "mine" not in folder.reason
     text = FOLDER + 'type = "mine"\n'

@@ -85,7 +85,7 @@ def describe_box(
         cmdline=recipe.CMDLINE.format(console=recipe.ARCHES[arch].console),
         efi=True,
         buses=("virtio", "ide", "sata"),
-        mounts=("9p",),
+        mounts=("9p", "virtiofs"),
     )
 
 

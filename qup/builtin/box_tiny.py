@@ -47,7 +47,7 @@ class Tiny:
             cmdline=cmdline,
             efi=True,
             buses=buses,
-            mounts=(),  # the same kernel has no 9p
+            mounts=("virtiofs",),  # the same kernel has no 9p
             cloud_init=False,
         )
 

@@ -272,6 +272,7 @@ def _print_command(context: Context, name: str, item: Plan, *, as_json: bool) ->
         item, folder, box, program, sockets=sockets, firmware=firmware and firmware.code
     )
     folders = {one.id: context.project.root / one.host for one in item.folders}
+    sockets |= {one.id: runtime.server for one in item.folders if one.vhost}
     arguments = build(item, replace(layout, folders=folders))
     if as_json:
         print_json(

@@ -147,7 +147,8 @@ class FolderSettings(Settings):
     guest: GuestFolder = Field(description="Where the guest has it: an absolute path.")
     type: Annotated[str, Field(min_length=1, max_length=40)] = Field(
         default=AUTO,
-        description="How it gets there: mounted by '9p', copied by 'rsync', 'tar' or 'sftp', or"
+        description="How it gets there: mounted by 'virtiofs' (in machines without templates) or"
+        " '9p', copied by 'rsync', 'tar' or 'sftp', or"
         " as a plugin does it. 'auto' takes the first that works, in this order, and says why.",
     )
     read_only: bool = Field(

@@ -56,6 +56,8 @@ class Share:
         backend: properties of QEMU's ``-fsdev``, ``fsdriver`` among them; empty for none.
         device: properties of QEMU's ``-device``, ``driver`` among them.
         source: what the guest mounts, where that isn't QEMU's.
+        vhost: a program beside QEMU serves it over vhost-user, and shares the guest's memory; the
+            type says which, by ``serve``. It has a ``device`` and no ``backend``.
     """
 
     kind: str
@@ -64,6 +66,25 @@ class Share:
     backend: Mapping[str, str] = field(default_factory=dict)
     device: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
+    vhost: bool = False
+
+
+@dataclass(frozen=True)
+class Server:
+    """A program that serves a folder beside QEMU.
+
+    It is started where the folder is seen without what is qup's, and takes you for the guest's
+    user. Its standard input is a socket that listens, with QEMU's connection waiting already; it
+    has to end when that is closed.
+
+    Attributes:
+        words: its command line.
+        privileged: it has all rights over its own view, and none beyond, and gives up itself what
+            it doesn't need; without, it has none.
+    """
+
+    words: tuple[str, ...]
+    privileged: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,11 @@ class FolderPlan:
     @property
     def mounted(self) -> bool:
         return self.share is not None
+
+    @property
+    def vhost(self) -> bool:
+        """Whether a program beside QEMU serves it."""
+        return self.share is not None and self.share.vhost
 
     @property
     def source(self) -> str:

@@ -278,6 +278,11 @@ class Plan:
         """
         return self.template is not None and self.template.obstacle is None
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether programs beside QEMU have the guest's memory, too."""
+        return any(folder.vhost for folder in self.folders)
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``qup plan --json`` prints it."""
         return dataclasses.asdict(self)

@@ -25,6 +25,7 @@ from qup.api import (
     PortRange,
     Problem,
     SeedForm,
+    Server,
     Share,
     Tap,
     Verdict,
@@ -152,11 +153,18 @@ def _fault_of_share(share: Any) -> str | None:
     texts = (share.kind, share.options, share.source, *share.drivers)
     if not all(map(_is_text, texts)) or not share.kind:
         return "kind is empty, or something isn't text"
+    if share.vhost:
+        fits = not share.backend and _is_texts(share.device, "driver")
+        return None if fits else "vhost is for a device with a 'driver' and without a backend"
     if not share.backend and not share.device:
         return None if share.source else "there is neither a backend nor a source"
     if not _is_texts(share.backend, "fsdriver") or not _is_texts(share.device, "driver"):
         return "backend has no 'fsdriver', device no 'driver', or something isn't text"
     return None
+
+
+def _fault_of_server(server: Any) -> str | None:
+    return None if _is_command(server.words) else "words is no tuple of words"
 
 
 def _is_options(model: object) -> bool:
@@ -214,6 +222,10 @@ KINDS = {
         either={
             "share": Answer((Share,), fault=_fault_of_share),
             "send": Answer((object,)),
+        },
+        optional={
+            "reservations": Answer((str, type(None))),
+            "serve": Answer((Server,), fault=_fault_of_server),
         },
     ),
     "provisioner": Kind(

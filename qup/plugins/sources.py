@@ -30,6 +30,7 @@ BUILTIN = (
     "qup.builtin.seeder_credentials",
     "qup.builtin.seeder_vagrant",
     "qup.builtin.seeder_none",
+    "qup.builtin.folder_virtiofs",
     "qup.builtin.folder_9p",
     "qup.builtin.folder_rsync",
     "qup.builtin.folder_tar",

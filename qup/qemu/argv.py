@@ -15,11 +15,12 @@ from pathlib import Path
 
 from qup.model.display import VNC
 from qup.model.drives import DISK, FURTHER
+from qup.model.folders import Server
 from qup.model.network import NOWHERE, SSH_MODE, Tap
 from qup.model.plan import Nic, Plan
 from qup.model.seed import SeedForm
 from qup.qemu.drives import describe_drives, file_node
-from qup.qemu.shares import describe_share, is_served
+from qup.qemu.shares import describe_device, describe_share, is_served
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 """The whole of QEMU's seccomp filter (``-sandbox`` in ``qemu-system(1)``); Linux only."""
@@ -43,7 +44,8 @@ class Memory:
 
     Attributes:
         path: a file of the size of the memory; None for memory without a file.
-        share: what the guest writes goes into the file; if not, it is the guest's own.
+        share: what the guest writes goes into the file, or where other programs see it; if not,
+            it is the guest's own.
     """
 
     path: str | None = None
@@ -72,7 +74,9 @@ class Layout:
             be taken away before the guest is saved (:func:`qup.qemu.cards.unplug_networks`).
         inherit: more descriptors that QEMU gets, by the same numbers.
         seed_share: the folder with the seed, for guests that don't read it from a CD.
-        folders: where QEMU finds each folder that it serves (``folder0``).
+        folders: where QEMU finds each folder that it serves (``folder0``). For one that is served
+            beside it, ``sockets`` has the connection: a path, or the number of a descriptor.
+        servers: what serves each of these.
         secrets: folders of qup's own, which no guest may see.
     """
 
@@ -91,6 +95,7 @@ class Layout:
     seed_share: Path = Path("seed")
     folders: Mapping[str, Path] = field(default_factory=dict)
     secrets: tuple[Path, ...] = ()
+    servers: Mapping[str, Server] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,22 +194,29 @@ def _processor(plan: Plan, layout: Layout) -> Iterator[Argument]:
     yield Argument(("-cpu", plan.cpu), "qemu.cpu")
     yield Argument(("-smp", str(plan.cpus)), "cpus")
     yield Argument(("-m", f"{plan.memory_mib}M"), "memory")
-    if layout.memory:
-        yield Argument(("-object", _memory(plan, layout.memory)), "qup: template")
+    if memory := _choose_memory(plan, layout):
+        origin = "folders" if plan.shares_memory else "qup: template"
+        yield Argument(("-object", _memory(plan, memory)), origin)
+
+
+def _choose_memory(plan: Plan, layout: Layout) -> Memory | None:
+    return Memory(share=True) if plan.shares_memory else layout.memory
 
 
 def _memory(plan: Plan, memory: Memory) -> str:
     properties = {"id": MEMORY, "size": f"{plan.memory_mib}M"}
+    share = "on" if memory.share else "off"
+    if memory.path is None and memory.share:
+        return option_string("memory-backend-memfd", {**properties, "share": share})
     if memory.path is None:
         return option_string("memory-backend-ram", properties)
     properties["mem-path"] = memory.path
-    share = "on" if memory.share else "off"
     return option_string("memory-backend-file", {**properties, "share": share})
 
 
 def _machine(plan: Plan, layout: Layout) -> str:
     """With ``graphics=off`` a PC's firmware, and what it starts, speak on the serial port."""
-    properties = {"memory-backend": MEMORY} if layout.memory else {}
+    properties = {"memory-backend": MEMORY} if _choose_memory(plan, layout) else {}
     if plan.nographic and plan.box.arch in X86:
         properties["graphics"] = "off"
     return option_string(plan.machine_type, properties)
@@ -277,9 +289,13 @@ def _agent(layout: Layout) -> Iterator[Argument]:
 
 
 def _socket(name: str, layout: Layout, more: Mapping[str, str]) -> str:
+    return _connection(name, layout, {"server": "on", "wait": "off", **more})
+
+
+def _connection(name: str, layout: Layout, more: Mapping[str, str]) -> str:
     place = layout.sockets[name]
     where = {"fd": str(place)} if isinstance(place, int) else {"path": os.fspath(place)}
-    return option_string("socket", {"id": name, **where, "server": "on", "wait": "off", **more})
+    return option_string("socket", {"id": name, **where, **more})
 
 
 def _boot(plan: Plan, layout: Layout) -> Iterator[Argument]:
@@ -342,6 +358,9 @@ def _folders(plan: Plan, layout: Layout) -> Iterator[Argument]:
             backend, device = describe_share(folder, layout.folders[folder.id])
             yield Argument(("-fsdev", option_string(*backend)), "folders")
             yield Argument(("-device", option_string(*device)), "folders")
+        elif folder.vhost:
+            yield Argument(("-chardev", _connection(folder.id, layout, {})), "folders")
+            yield Argument(("-device", option_string(*describe_device(folder))), "folders")
 
 
 def netdev_name(index: int) -> str:

@@ -13,8 +13,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qup.errors import HostError, MachineError
@@ -22,7 +22,7 @@ from qup.files import explain_os_error
 from qup.model.folders import owner_for
 from qup.model.plan import Plan
 from qup.model.state import TapLink
-from qup.namespaces import View, prepare_view
+from qup.namespaces import View, enter_or_explain
 from qup.ownership import create_runtime
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.process import describe_exit, end_with_parent, missing_program, quote
@@ -30,6 +30,7 @@ from qup.qemu.argv import Layout, build, netdev_name
 from qup.qemu.liveness import is_locked, open_alive_lock
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.qemu.refusals import explain_refusal
+from qup.qemu.servers import Serving, connect_servers
 from qup.qemu.shares import Shares, prepare_shares
 from qup.qemu.tap import OpenTap, open_tap
 
@@ -41,8 +42,8 @@ SAID_LIMIT = 4000
 
 @dataclass
 class Engine:
-    """A QEMU that this process has just started, the monitors it watches it with, and the
-    taps it was given.
+    """A QEMU that this process has just started, the monitors it watches it with, the taps it
+    was given, and what serves folders beside it.
     """
 
     process: subprocess.Popen[bytes]
@@ -50,6 +51,7 @@ class Engine:
     events: Qmp
     log: Path
     taps: tuple[TapLink, ...] = ()
+    serving: Serving = field(default_factory=Serving)
 
     def close(self) -> None:
         """Leave the monitors to others; QEMU runs on."""
@@ -60,6 +62,7 @@ class Engine:
         """End QEMU for good."""
         self.close()
         _end(self.process)
+        self.serving.end()
 
     def describe_death(self) -> str:
         """How QEMU ended, in its own words."""
@@ -112,13 +115,18 @@ def start(
         if not layout.folders:
             owner = owner_for(plan.seed.user)
             shares = prepare_shares(plan.folders, owner, layout.secrets, runtime, cwd)
-        filled = replace(layout, sockets=numbers, taps=fds, folders=shares.paths)
+        serving = stack.enter_context(connect_servers(layout.servers, shares.beside, runtime))
+        filled = replace(
+            layout, sockets={**numbers, **serving.ends}, taps=fds, folders=shares.paths
+        )
         arguments = build(plan, filled)
         argv = [word for argument in arguments for word in argument.words]
         listening = [item.fileno() for item in sockets.values()]
-        inherited = [alive, *listening, *fds.values(), *layout.inherit]
+        inherited = [alive, *listening, *fds.values(), *serving.ends.values(), *layout.inherit]
+        _note_commands(log, [*serving.commands, argv])
+        serving.start(log)
         process = _spawn(argv, log, cwd, inherited, mortal=mortal, view=shares.view)
-    engine = _greet(process, plan.identity.name, runtime, log)
+    engine = _greet(process, serving, plan.identity.name, runtime, log)
     if plan.display is not None and plan.display.private:
         with contextlib.suppress(FileNotFoundError):
             runtime.vnc.chmod(0o600)
@@ -147,13 +155,18 @@ def _listen(path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
+def _note_commands(log: Path, commands: Sequence[Sequence[str]]) -> None:
+    """Write down what is started; what any of it says comes after that."""
+    with log.open("ab") as output:
+        for words in commands:
+            output.write(f"$ {quote(words)}\n".encode(errors="surrogateescape"))
+
+
 def _spawn(
     argv: list[str], log: Path, cwd: Path, fds: list[int], *, mortal: bool, view: View | None
 ) -> subprocess.Popen[bytes]:
     try:
         with log.open("ab") as output:
-            output.write(f"$ {quote(argv)}\n".encode(errors="surrogateescape"))
-            output.flush()
             return subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -182,23 +195,23 @@ def _prepare(view: View | None, *, mortal: bool) -> Callable[[], object] | None:
     """What a child does before it becomes QEMU."""
     if view is None:
         return end_with_parent(signal.SIGKILL) if mortal else None
-    enter = prepare_view(view)
+    enter = enter_or_explain(view)
     # A process that changes what it may do is forgotten to be somebody's: that comes second.
     bind = end_with_parent(signal.SIGKILL) if mortal else lambda: None
 
     def prepare() -> None:
-        try:
-            enter()
-        except OSError as exc:
-            os.write(2, f"{exc.filename}: {exc.strerror}\n".encode(errors="surrogateescape"))
-            raise
+        enter()
         bind()
 
     return prepare
 
 
 def _greet(
-    process: subprocess.Popen[bytes], machine: str, runtime: RuntimeFolder, log: Path
+    process: subprocess.Popen[bytes],
+    serving: Serving,
+    machine: str,
+    runtime: RuntimeFolder,
+    log: Path,
 ) -> Engine:
     try:
         control = Qmp.connect(runtime.control, timeout=GREETING_TIMEOUT)
@@ -211,6 +224,7 @@ def _greet(
             said = f"QEMU was started, but {exc.message}\n{read_words(log)}"
         else:
             said = _describe_death(process, log)
+        serving.end()
         raise MachineError(
             f"machine {machine}: QEMU did not start",
             details=said.strip(),
@@ -219,8 +233,9 @@ def _greet(
         ) from exc
     except BaseException:
         _end(process)
+        serving.end()
         raise
-    return Engine(process, control, events, log)
+    return Engine(process, control, events, log, serving=serving)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,14 +2,15 @@
 
 QEMU sees each at an empty place in the machine's runtime folder, with an empty folder wherever
 qup keeps something of its own. It takes you for the guest's user, so that what is yours here is
-that user's there. Nobody but QEMU sees any of that.
+that user's there. Nobody but QEMU sees any of that. A program that serves a folder beside QEMU has
+such a view of its own.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qup.errors import HostError
@@ -41,6 +42,14 @@ def describe_share(folder: FolderPlan, path: Path) -> tuple[Options, Options]:
     return (fsdriver, backend), (driver, {"fsdev": folder.id, "mount_tag": tag, **device})
 
 
+def describe_device(folder: FolderPlan) -> Options:
+    """QEMU's ``-device`` for a folder that is served beside it; the ``-chardev`` is called so."""
+    assert folder.share is not None
+    device = dict(folder.share.device)
+    driver = device.pop("driver")
+    return driver, {"chardev": folder.id, "tag": folder.tag or folder.id, **device}
+
+
 @dataclass(frozen=True)
 class Shares:
     """Folders for one start.
@@ -48,10 +57,12 @@ class Shares:
     Attributes:
         paths: where QEMU finds each, by its id.
         view: what it has to be started with; None if there is no folder.
+        beside: what each program that serves one beside QEMU has to be started with.
     """
 
     paths: Mapping[str, Path]
     view: View | None = None
+    beside: Mapping[str, View] = field(default_factory=dict)
 
 
 def prepare_shares(
@@ -61,10 +72,10 @@ def prepare_shares(
     runtime: RuntimeFolder,
     project: Path,
 ) -> Shares:
-    """Make the places for folders that QEMU serves.
+    """Make the places for folders that QEMU serves, or a program beside it.
 
     Args:
-        folders: a machine's folders; those that are not served by QEMU are left out.
+        folders: a machine's folders; those that nobody here serves are left out.
         owner: the guest's user to whom yours belong.
         secrets: what is hidden.
         runtime: the machine's runtime folder, which is there.
@@ -74,17 +85,20 @@ def prepare_shares(
         HostError: a folder isn't there, or a place can't be made.
     """
     binds: dict[str, Bind] = {}
+    beside: dict[str, View] = {}
     for folder in folders:
-        if not is_served(folder):
+        if not (is_served(folder) or folder.vhost):
             continue
         source = find_folder(folder, project)
-        place = make_private(make_private(runtime.folders) / folder.id)
+        place = make_private(runtime.place(folder.id))
         hidden = find_hidden(source, (*secrets, project / STATE_FOLDER))
-        binds[folder.id] = Bind(source, place, hidden, read_only=folder.read_only)
-    if not binds:
-        return Shares({})
-    view = View(owner.uid, owner.gid, tuple(binds.values()))
-    return Shares({name: bind.place for name, bind in binds.items()}, view)
+        bind = Bind(source, place, hidden, read_only=folder.read_only)
+        if folder.vhost:
+            beside[folder.id] = View(owner.uid, owner.gid, (bind,))
+        else:
+            binds[folder.id] = bind
+    view = View(owner.uid, owner.gid, tuple(binds.values())) if binds else None
+    return Shares({name: bind.place for name, bind in binds.items()}, view, beside)
 
 
 def find_folder(folder: FolderPlan, project: Path) -> Path:

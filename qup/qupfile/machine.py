@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qup.errors import PluginError
-from qup.folders import NO_VIRTIOFS, VIRTIOFS
 from qup.model.config import (
     MachineConfig,
     MachineSettings,
@@ -148,9 +147,7 @@ class MachineReader:
         if not isinstance(name, str) or name == AUTO:
             return
         known = self.registry.folder_types
-        if name == VIRTIOFS and name not in known:
-            self.refuse((*path, "type"), f"qup has no {name}: {NO_VIRTIOFS}", 'take "9p"')
-        elif name not in known:
+        if name not in known:
             self.missing("folder type", name, (AUTO, *known), (*path, "type"))
         elif hasattr(known[name], "share"):
             for key in ("exclude", "delete"):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from qup import namespaces
-from qup.errors import GuestError
+from qup.errors import GuestError, MachineError
 from qup.files import write_atomic
 from qup.folder_types import MountingType
 from qup.folders import FolderFacts, find_obstacle
 from qup.guest.folders.mounts import CannotMount, keep_mounts, mount_folder, unmount_folder
-from qup.model.folders import AUTO, FolderPlan, FolderRequest, owner_for
+from qup.model.folders import AUTO, FolderPlan, FolderRequest, Server, owner_for
 from qup.model.plan import Plan
 from qup.model.state import State
-from qup.paths import MachineFolder
+from qup.paths import MachineFolder, RuntimeFolder
+from qup.qemu.engine import read_words
+from qup.qemu.servers import find_lost
 from qup.runner.context import Context
 from qup.runner.copies import (
     RELATIVE,
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 HINT = "leave 'type' out, and the best that works is taken"
 
 
-def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
+def gather_facts(ctx: Context, config: MachineConfig, accelerator: str) -> FolderFacts:
     """What the types of a machine's folders depend on; asked only where there are any."""
     wanted = {folder.type for folder in config.settings.folders}
     if not wanted:
@@ -44,17 +46,25 @@ def gather_facts(ctx: Context, config: MachineConfig) -> FolderFacts:
     looked_at = {*wanted, *(offered if AUTO in wanted else ())} & mounting.keys()
     program = config.settings.qemu.program
     found = {name: _find_obstacle(ctx, mounting[name], program) for name in sorted(looked_at)}
+    doubts = {
+        name: cast(Any, mounting[name]).reservations(ctx.host)
+        for name in looked_at
+        if hasattr(mounting[name], "reservations")
+    }
     return FolderFacts(
         {name: item.share for name, item in mounting.items()},
         offered,
         {name: reason for name, reason in found.items() if reason},
+        {name: reason for name, reason in doubts.items() if reason},
+        accelerator,
     )
 
 
 def _find_obstacle(ctx: Context, kind: MountingType, program: str) -> str | None:
     """Why a type can't work on this computer, in a few words."""
     # Without it .qup would be seen by the guest, and files would belong to strangers.
-    if kind.share(FolderRequest(".", "/")).backend and (reason := namespaces.find_obstacle()):
+    share = kind.share(FolderRequest(".", "/"))
+    if (share.backend or share.vhost) and (reason := namespaces.find_obstacle()):
         return f"QEMU can't be shown what the guest may see: {reason}"
     return next((problem.message for problem in kind.problems(ctx.host, program)), None)
 
@@ -63,7 +73,7 @@ def find_problems(
     ctx: Context, config: MachineConfig, plan: Plan
 ) -> Iterator[tuple[str, str | None]]:
     """Folders that aren't there, or can't come as was asked for; each with what to do."""
-    facts = gather_facts(ctx, config)
+    facts = gather_facts(ctx, config, plan.accelerator.name)
     for folder in plan.folders:
         path = locate_source(ctx, folder)
         if reason := explain_absence(path):
@@ -77,6 +87,46 @@ def find_problems(
                 yield text, problem.hint or HINT
         elif reason := find_obstacle(folder.type, folder.share, plan.box, facts):
             yield f"folder {folder.host} can't be mounted by {folder.type}: {reason}", HINT
+
+
+def find_servers(ctx: Context, plan: Plan, runtime: RuntimeFolder) -> dict[str, Server]:
+    """What serves the folders that are served beside QEMU, by their ids."""
+    owner = owner_for(plan.seed.user)
+    found: dict[str, Server] = {}
+    for item in plan.folders:
+        if item.vhost:
+            kind: Any = ctx.plugins.folder_types[item.type]
+            place = runtime.place(item.id)
+            found[item.id] = kind.serve(ctx.host, place, owner.uid, owner.gid)
+    return found
+
+
+def refuse_shared_memory(name: str, plan: Mapping[str, Any]) -> None:
+    """Raises MachineError: its memory can't be saved, as others have it, too."""
+    for item in mounted_of(plan):
+        if item.vhost:
+            raise MachineError(
+                f"machine {name} can't be saved with its memory, which is shared with what serves"
+                f" {item.guest} by {item.type}",
+                hint="'type = \"9p\"' for that folder, and 'qup reload'; 'qup down' keeps the"
+                " machine's disks",
+                machine=name,
+            )
+
+
+def _refuse_lost(folder: MachineFolder, state: State, mounted: Sequence[FolderPlan]) -> None:
+    """Raises MachineError: what served a folder has ended."""
+    beside = {item.id: item for item in mounted if item.vhost}
+    lost = find_lost(runtime_of(state), [*beside]) if beside else []
+    if lost:
+        item = beside[lost[0]]
+        raise MachineError(
+            f"machine {folder.name}: what served {item.guest} by {item.type} has ended; what uses"
+            " it in the guest waits for ever",
+            details=read_words(folder.log("qemu")) or None,
+            hint=f"'qup reload --force {folder.name}' starts both anew",
+            machine=folder.name,
+        )
 
 
 class Attached(NamedTuple):
@@ -99,9 +149,11 @@ def attach(ctx: Context, folder: MachineFolder, state: State, plan: Mapping[str,
 
     Raises:
         GuestError: the guest can't mount a folder, and it wasn't left to qup how it gets it.
+        MachineError: what served a folder beside QEMU has ended.
     """
     link, rest, changed = link_to(folder, runtime_of(state)), [], False
     mounted = mounted_of(plan)
+    _refuse_lost(folder, state, mounted)
     if mounted and not folder.mounting.exists():
         write_atomic(folder.mounting, "", durable=False)
     for item in mounted:

@@ -152,7 +152,7 @@ def make_plan(
         display=settle_display(ctx.host, config),
         formats=read_formats(ctx.project, config),
         firmware=_firmware(ctx, config, spec, machine_type),
-        folders=gather_facts(ctx, config),
+        folders=gather_facts(ctx, config, accelerator.name),
         project=find_project_id(ctx.project) or secrets.token_hex(16),
         resolvers=ctx.host.resolvers,
         project_name=ctx.project.root.name,

@@ -28,7 +28,7 @@ from qup.qemu.liveness import is_locked
 from qup.qemu.migration import let_go_on, save_state
 from qup.qemu.qmp import Qmp
 from qup.runner.context import Context
-from qup.runner.folders import away
+from qup.runner.folders import away, refuse_shared_memory
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import now
 from qup.runner.observe import RUNNING, STARTING, SUSPENDED, Observation, observe
@@ -218,6 +218,8 @@ def check_wish(
             hint=f"--disk-only saves its disks; 'qup up {name}' starts it",
             machine=name,
         )
+    if seen.alive:
+        refuse_shared_memory(name, plan)
     if seen.alive and wish.disk_only:
         raise MachineError(
             f"machine {name} runs: its disks change while they are copied",

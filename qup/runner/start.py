@@ -26,6 +26,7 @@ from qup.runner.drives import check_disks
 from qup.runner.environment import share_environment
 from qup.runner.firmware import find_firmware
 from qup.runner.firstboot import finish_first_boot
+from qup.runner.folders import find_servers
 from qup.runner.foreground import attach_console
 from qup.runner.holding import hold_templates, let_go
 from qup.runner.layering import start_for_others
@@ -303,6 +304,7 @@ class Starting(Work):
                 )  # fmt: skip
             else:
                 cwd = self.ctx.project.root
+                layout = replace(layout, servers=find_servers(self.ctx, plan, runtime))
                 engine = start_qemu(plan, layout, self.folder, runtime, cwd, mortal=mortal)
             phase.result = f"{plan.accelerator.name}, pid {engine.process.pid}"
             if origin.reason:

@@ -25,7 +25,7 @@ from qup.qemu.migration import MigrationError, let_go_on, save_state
 from qup.qemu.qmp import MonitorError, Qmp
 from qup.runner.context import Context
 from qup.runner.drives import find_image
-from qup.runner.folders import attach, detach
+from qup.runner.folders import attach, detach, refuse_shared_memory
 from qup.runner.incoming import hardware_of
 from qup.runner.materials import aside, now
 from qup.runner.observe import BROKEN, RUNNING, STARTING, SUSPENDED, Observation, observe
@@ -128,6 +128,7 @@ class _Suspending:
                 hint=f"'qup reload {self.name}' restarts it",
                 machine=self.name,
             )
+        refuse_shared_memory(self.name, self.plan)
         self._check_space(int(self.plan["memory_mib"]) * MIB)
         hardware = hardware_of(self.ctx, self.plan)
         with (

@@ -173,6 +173,8 @@ def _find_wish(plan: Plan) -> str | None:
     """What the Qupfile asks for that can't be restored."""
     if plan.nographic:
         return "nographic shows how it boots"
+    if shared := [item for item in plan.folders if item.vhost]:
+        return f"its memory is shared with what serves {shared[0].guest} by {shared[0].type}"
     if images := [disk.image for disk in plan.disks if disk.image and not disk.read_only]:
         return f"what the guest writes to your image {images[0]} is not in a template"
     for extra in plan.extra:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from qup.errors import HostError
 from qup.model.box import BoxSpec
+from qup.model.folders import FolderPlan, Share
 from qup.model.network import NOWHERE, NicPlan
 from qup.model.plan import (
     AcceleratorPlan,
@@ -109,6 +110,15 @@ IDE = replace(ISO, disks=tuple(replace(disk, bus="ide") for disk in ISO.disks))
 VNC = replace(TINY, display=DisplayPlan("vnc", "vnc,share=ignore", private=True))
 ARM_WINDOW = replace(ARM, display=DisplayPlan("gtk", "gtk,full-screen=on"))
 NOGRAPHIC = replace(TINY, nographic=True)
+VIRTIOFS = replace(
+    TINY,
+    folders=(
+        FolderPlan(
+            "folder0", ".", "/srv/app", "virtiofs", tag="folder0-12345678",
+            share=Share("virtiofs", device={"driver": "vhost-user-fs-pci"}, vhost=True),
+        ),
+    ),
+)  # fmt: skip
 PATHS = Layout(
     program=Path("/usr/bin/qemu-system-x86_64"),
     pidfile=Path("/p/.qup/machines/web/qemu.pid"),
@@ -165,6 +175,7 @@ AWKWARD = Layout(
         ("iso", ISO, PATHS),
         ("sata", IDE, PATHS),
         ("uefi", UEFI, PATHS),
+        ("virtiofs", VIRTIOFS, replace(PATHS, sockets={**PATHS.sockets, "folder0": 9})),
         (
             "template",
             GOLDEN_MACHINE,

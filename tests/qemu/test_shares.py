@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from qup.builtin.folder_9p import NineP
+from qup.builtin.folder_virtiofs import Virtiofs
 from qup.errors import HostError
 from qup.model.folders import FolderPlan, FolderRequest, Owner
 from qup.paths import RuntimeFolder
-from qup.qemu.shares import describe_share, find_hidden, prepare_shares
+from qup.qemu.shares import describe_device, describe_share, find_hidden, prepare_shares
 
 OWNER = Owner(1000, 1000)
 
@@ -68,3 +69,24 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         folder = mounted("folder0", host)
         with pytest.raises(HostError, match=said):
             prepare_shares([folder], OWNER, (), RuntimeFolder(tmp_path), tmp_path)
+
+
+def test_what_is_served_beside_qemu_has_a_view_of_its_own(tmp_path: Path) -> None:
+    share = Virtiofs().share(FolderRequest(".", "/srv/app"))
+    beside = FolderPlan(
+        "folder1", ".", "/srv/x", "virtiofs", read_only=True, share=share, tag="folder1-12345678"
+    )
+    (tmp_path / ".qup").mkdir()
+    runtime = RuntimeFolder(tmp_path / "run")
+    shares = prepare_shares([mounted("folder0"), beside], OWNER, (), runtime, tmp_path)
+    assert set(shares.paths) == {"folder0"}
+    assert shares.view is not None
+    assert len(shares.view.binds) == 1
+    (bind,) = shares.beside["folder1"].binds
+    assert (bind.place, bind.hidden, bind.read_only) == (
+        runtime.place("folder1"), (Path(".qup"),), True,
+    )  # fmt: skip
+    assert describe_device(beside) == (
+        "vhost-user-fs-pci",
+        {"chardev": "folder1", "tag": "folder1-12345678"},
+    )
