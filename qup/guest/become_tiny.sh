@@ -7,7 +7,8 @@
 # off what nobody waits for.
 #
 # What it is told: see become.sh. Before the guest was saved, wait.sh has set cards (pairs of an
-# address and a name) and lists (of keys that let somebody in).
+# address and a name), lists (of keys that let somebody in) and notifiers (pairs of a setting and
+# what it was).
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 umask 022
 place=$PWD run=/run/qup key=/etc/dropbear/host_ed25519
@@ -79,7 +80,7 @@ find_listener() {
 
 # Who makes a template or a snapshot of this guest has it done at once, by the pipe (wait.sh).
 do_late() {
-    local tries=0 notify notified
+    local tries=0
     read -r -t 5 tries <>$run/late.now
     rm -rf "$place"
     (umask 077 && printf '%s\n' "$host_key" >$key.seed)
@@ -149,16 +150,10 @@ while [ $# -gt 0 ]; do
     shift 3
 done
 
-notifiers=
 # shellcheck disable=SC2086 # a list
 set -- $macs
 while [ $# -gt 0 ]; do
     if find_card "$1"; then
-        # Whoever is on the network shall know at once where the address is now.
-        notify=/proc/sys/net/ipv4/conf/$card/arp_notify
-        read -r notified <"$notify"
-        notifiers="$notifiers $notify $notified"
-        echo 1 >"$notify"
         ip link set "$card" address "$2" 2>/dev/null || {
             ip link set "$card" down
             ip link set "$card" address "$2" || fail "the address of $card"

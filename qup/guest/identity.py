@@ -15,13 +15,13 @@ import shlex
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from qup.errors import GuestError
 from qup.guest.keys import write_for_dropbear
-from qup.guest.refresh import ANSWER, make_block, make_last_block, make_program
+from qup.guest.refresh import ANSWER, make_block, make_card_block, make_last_block, make_program
 from qup.model.plan import Plan
 from qup.model.seed import KeyPair
 from qup.model.text import clean_line
@@ -206,6 +206,32 @@ class IdentityPort:
                 break
             lead = took / 2
         return best
+
+    def set_cards(self, old: Persona, new: Persona, timeout: float) -> Persona:
+        """Give the guest's network cards their addresses, where that is all that there is to do
+        and the guest can do it without a program: on networks that nobody else is on.
+
+        Args:
+            old: who it is.
+            new: who it shall be.
+            timeout: seconds for each answer.
+
+        Returns:
+            Who it is now.
+
+        Raises:
+            IdentityFailure: it does not answer.
+        """
+        macs = list(old.macs)
+        cards = zip(old.macs, new.macs, old.addresses, new.addresses, new.met, strict=True)
+        for index, (mac, wanted, fixed, addresses, met) in enumerate(cards):
+            if met or mac == wanted or fixed != addresses:
+                continue
+            deadline = time.monotonic() + timeout
+            self._send(make_card_block(f"eth{index}", mac, wanted), deadline)
+            if self._receive(deadline)[:1] == ANSWER:
+                macs[index] = wanted
+        return replace(old, macs=tuple(macs))
 
     def run(self, script: str, timeout: float) -> None:
         """Run a script as root and wait for its end; the guest no longer listens then.

@@ -11,9 +11,17 @@
  *   - has the kernel make new keys of the pool at once (RNDRESEEDCRNG, random(4)),
  *   - answers with a "=".
  *
- *      0  seconds since the epoch; 0 in the last block
+ *      0  seconds since the epoch; 0 in the last block, -1 in a card's
  *      8  nanoseconds; in the last block the number of bytes that follow it
  *     16  struct rand_pool_info: 384 (bits), 48 (bytes), and the 48 bytes
+ *
+ * A card's block gives a network card another address, which takes a shell a program that takes
+ * longer than everything here. If this was started with an argument, and the card of that name has
+ * the address that it should have, it is done and answered with a "="; if not, with a "-".
+ *
+ *      8  the address that the card has: 6 bytes, and 2 that don't matter
+ *     16  the one that it shall have
+ *     24  struct ifreq: its name (netdevice(7))
  *
  * What follows the last block is written to descriptor 3. Exit code 1: something failed.
  *
@@ -27,20 +35,30 @@
         .set    OPEN, 2
         .set    CLOSE, 3
         .set    IOCTL, 16
+        .set    SOCKET, 41
         .set    EXIT, 60
         .set    CLOCK_SETTIME, 227
         .set    CLOCK_REALTIME, 0
         .set    O_WRONLY, 1
+        .set    AF_INET, 2
+        .set    SOCK_DGRAM, 2
+        .set    SIOCGIFHWADDR, 0x8927
+        .set    SIOCSIFHWADDR, 0x8924
         .set    RNDADDENTROPY, 0x40085203
         .set    RNDRESEEDCRNG, 0x5207
 
         .set    BLOCK, 72
         .set    POOL, 16
+        .set    HAS, 8
+        .set    SHALL, 16
+        .set    CARD, 24
+        .set    HARDWARE, CARD + 18     /* ifr_hwaddr.sa_data */
         .set    CHUNK, 4096
 
         .text
         .globl  start
 start:
+        mov     (%rsp), %r12            /* the number of arguments, with the program's name */
         sub     $CHUNK, %rsp            /* the block, and later the chunk, are at %rsp */
 next:
         xor     %ebx, %ebx              /* bytes of the block that are here */
@@ -58,6 +76,7 @@ fill:
         jl      fill
         cmpq    $0, (%rsp)
         je      last
+        jl      card
 
         mov     $CLOCK_SETTIME, %eax
         mov     $CLOCK_REALTIME, %edi
@@ -85,15 +104,52 @@ fill:
         syscall
         test    %rax, %rax
         jnz     fail
+        lea     yes(%rip), %r13
+reply:
         mov     $CLOSE, %eax
         mov     %ebx, %edi
         syscall
         mov     $WRITE, %eax
         mov     $1, %edi
-        lea     answer(%rip), %rsi
+        mov     %r13, %rsi
         mov     $1, %edx
         syscall
         jmp     next
+
+card:
+        lea     no(%rip), %r13
+        mov     $SOCKET, %eax
+        mov     $AF_INET, %edi
+        mov     $SOCK_DGRAM, %esi
+        xor     %edx, %edx
+        syscall
+        mov     %eax, %ebx
+        cmp     $2, %r12
+        jl      reply
+        mov     $IOCTL, %eax
+        mov     %ebx, %edi
+        mov     $SIOCGIFHWADDR, %esi
+        lea     CARD(%rsp), %rdx
+        syscall
+        test    %rax, %rax
+        jnz     reply
+        mov     HAS(%rsp), %eax
+        cmp     HARDWARE(%rsp), %eax
+        jne     reply
+        mov     HAS+4(%rsp), %ax
+        cmp     HARDWARE+4(%rsp), %ax
+        jne     reply
+        mov     SHALL(%rsp), %eax
+        mov     %eax, HARDWARE(%rsp)
+        mov     SHALL+4(%rsp), %ax
+        mov     %ax, HARDWARE+4(%rsp)
+        mov     $IOCTL, %eax
+        mov     $SIOCSIFHWADDR, %esi
+        syscall
+        test    %rax, %rax
+        jnz     reply
+        lea     yes(%rip), %r13
+        jmp     reply
 
 last:
         mov     8(%rsp), %rbx           /* bytes that are still to come */
@@ -129,4 +185,5 @@ leave:
         syscall
 
 device: .asciz  "/dev/urandom"
-answer: .ascii  "="
+yes:    .ascii  "="
+no:     .ascii  "-"

@@ -9,16 +9,19 @@ import struct
 BASE = 0x400000
 HEADERS = 0x78
 CODE = base64.b64decode(
-    "SIHsABAAADHbuAAAAAAx/0iNNBy6SAAAACnaDwVIhcAPjuQAAAABw4P7SHzcSIM8JAAPhIsAAAC44wAAAL8AAAAA"
-    "SInmDwVIhcAPhboAAAC4AgAAAEiNPboAAAC+AQAAAA8FSIXAD4ieAAAAicO4EAAAAInfvgNSCEBIjVQkEA8FSIXA"
-    "D4WAAAAAuBAAAACJ374HUgAADwVIhcB1bbgDAAAAid8PBbgBAAAAvwEAAABIjTVsAAAAugEAAAAPBelE////SItc"
-    "JAhIhdt0ObgAAAAAMf9Iiea6ABAAAEg500gPQtMPBUiFwH4gSCnDSInCuAEAAAC/AwAAAEiJ5g8FSDnQdQbrwjH/"
-    "6wW/AQAAALg8AAAADwUvZGV2L3VyYW5kb20APQ=="
+    "TIskJEiB7AAQAAAx27gAAAAAMf9IjTQcukgAAAAp2g8FSIXAD450AQAAAcOD+0h83EiDPCQAD4QbAQAAD4ySAAAAuOMA"
+    "AAC/AAAAAEiJ5g8FSIXAD4VEAQAAuAIAAABIjT1EAQAAvgEAAAAPBUiFwA+IKAEAAInDuBAAAACJ374DUghASI1UJBAP"
+    "BUiFwA+FCgEAALgQAAAAid++B1IAAA8FSIXAD4XzAAAATI0tBQEAALgDAAAAid8PBbgBAAAAvwEAAABMie66AQAAAA8F"
+    "6Tf///9MjS3dAAAAuCkAAAC/AgAAAL4CAAAAMdIPBYnDSYP8Any8uBAAAACJ374niQAASI1UJBgPBUiFwHWki0QkCDtE"
+    "JCp1mmaLRCQMZjtEJC51jotEJBCJRCQqZotEJBRmiUQkLrgQAAAAviSJAAAPBUiFwA+FZ////0yNLWUAAADpW////0iL"
+    "XCQISIXbdDm4AAAAADH/SInmugAQAABIOdNID0LTDwVIhcB+IEgpw0iJwrgBAAAAvwMAAABIieYPBUg50HUG68Ix/+sF"
+    "vwEAAAC4PAAAAA8FL2Rldi91cmFuZG9tAD0t"
 )
 """The assembled ``refresh.S``; a test assembles it again and compares."""
 
 ENTROPY = 48
 ANSWER = b"="
+ARPHRD_ETHER = 1
 
 
 def make_program() -> bytes:
@@ -42,6 +45,19 @@ def make_block(now: float) -> bytes:
     nanoseconds = int((now - seconds) * 1e9)
     pool = struct.pack("<ii", ENTROPY * 8, ENTROPY) + os.urandom(ENTROPY)
     return struct.pack("<qq", seconds, nanoseconds) + pool
+
+
+def make_card_block(name: str, old: str, new: str) -> bytes:
+    """What makes the program give a network card another address, if it is willing to.
+
+    Args:
+        name: the card's, in the guest.
+        old: the MAC address that it has to have.
+        new: the one that it shall have.
+    """
+    mac = (bytes.fromhex(address.replace(":", "")) for address in (old, new))
+    ifreq = struct.pack("<16sH22x", name.encode(), ARPHRD_ETHER)
+    return struct.pack("<q6s2x6s2x", -1, *mac) + ifreq + bytes(8)
 
 
 def make_last_block(size: int) -> bytes:

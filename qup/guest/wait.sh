@@ -45,6 +45,18 @@ list_cards() { # -> the address and the name of each
     done
 }
 
+# Whoever is on a card's network, and be it QEMU alone, shall know at once when its address is
+# another one.
+have_changes_told() { # -> settings and what they were
+    local notify before
+    for notify in /proc/sys/net/ipv4/conf/*/arp_notify; do
+        case $notify in */all/* | */default/* | */lo/*) continue ;; esac
+        read -r before <"$notify"
+        printf '%s %s ' "$notify" "$before"
+        echo 1 >"$notify"
+    done
+}
+
 list_lists() { # -> those of keys
     local file
     for file in /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys; do
@@ -93,13 +105,16 @@ is_held() {
 }
 
 end_put_off
+notifiers=
+[ ! "$hold" ] || [ ! -x /usr/lib/qup/pid1 ] || notifiers=$(have_changes_told)
 # A place that programs may be started from.
 for folder in /dev/shm /run /tmp /var/tmp /root; do
     place=$folder/.qup-template
     mkdir "$place" 2>/dev/null || continue
     {
         if [ -x /usr/lib/qup/pid1 ]; then
-            printf "cards='%s' lists='%s'\\n%s" "$(list_cards)" "$(list_lists)" "$become_tiny"
+            printf "cards='%s' lists='%s' notifiers='%s'\\n%s" \
+                "$(list_cards)" "$(list_lists)" "$notifiers" "$become_tiny"
         else
             printf %s "$become"
         fi
@@ -121,6 +136,11 @@ wait_for_leases
 [ ! -x /usr/lib/qup/pid1 ] || umount /run/qup/seed 2>/dev/null || :
 hold_sshd
 sync
+# Where somebody watches over the cards, who must not see one change (become.sh), refresh leaves
+# them alone.
+cards=
+[ ! -x /usr/lib/qup/pid1 ] || cards=cards
 # What is sourced removes the folder; without it, the guest stays as it is.
-setsid sh -c 'cd "$1" && ./refresh 3>become && . ./become' sh "$place" <&4 >&4 2>&1 4>&- &
+export place cards
+setsid sh -c 'cd "$place" && ./refresh $cards 3>become && . ./become' <&4 >&4 2>&1 4>&- &
 echo 'qup: waiting'

@@ -270,15 +270,15 @@ def become(
         IdentityFailure: it is nobody's now and has to end.
     """
     user_key, host_key = ensure_keys(SshFolder(folder.ssh), folder.name)
-    script = make_identity_script(
-        Persona.read(template.persona), Persona.of(plan, user_key), host_key, uuid.uuid4().hex
-    )
+    persona = Persona.of(plan, user_key)
     with (
         ctx.phase(folder.name, "identity", "becoming a machine of its own") as phase,
         IdentityPort(runtime.identity, folder.name) as port,
     ):
+        before = port.set_cards(Persona.read(template.persona), persona, REFRESH_TIMEOUT)
         error = port.refresh(REFRESH_TIMEOUT)
         phase.result = f"clock right within {error * 1000:.0f} ms"
+        script = make_identity_script(before, persona, host_key, uuid.uuid4().hex)
         port.run(script, BECOME_TIMEOUT)
 
 

@@ -11,11 +11,13 @@ import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -51,6 +53,18 @@ def test_the_program_is_what_its_source_says(tmp_path: Path) -> None:
     assert (tmp_path / "refresh.bin").read_bytes() == refresh.CODE
 
 
+def run_program(words: list[str], block: bytes, prefix: Sequence[str] = ()) -> Any:
+    """What it answers to blocks that don't set the clock, as that would be this computer's."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "refresh")
+        program.write_bytes(refresh.make_program())
+        program.chmod(0o700)
+        block += refresh.make_last_block(0)
+        return subprocess.run(
+            [*prefix, program, *words], input=block, capture_output=True, check=True
+        )
+
+
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097, 50_000])
 def test_the_program_hands_on_what_follows_the_last_block(size: int, tmp_path: Path) -> None:
     if os.uname().machine != "x86_64":
@@ -70,6 +84,24 @@ def test_the_program_hands_on_what_follows_the_last_block(size: int, tmp_path: P
     assert (tmp_path / "out").read_bytes() == payload
     done = subprocess.run([program], input=b"short", check=False)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("words", [[], ["cards"]])
+def test_the_program_leaves_a_card_alone_that_is_another_one(words: list[str]) -> None:
+    if os.uname().machine != "x86_64":
+        pytest.skip("no x86-64")
+    block = refresh.make_card_block("lo", "52:54:00:00:00:01", "52:54:00:00:00:02")
+    assert run_program(words, block * 2).stdout == b"--"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("words", "mac"), [([], "52:54:00:00:00:01"), (["cards"], NEW.macs[0])])
+def test_the_program_gives_a_card_its_address_if_it_may(words: list[str], mac: str) -> None:
+    block = refresh.make_card_block("eth1", "52:54:00:00:00:01", NEW.macs[0])
+    made = "ip link add eth1 address 52:54:00:00:00:01 type bridge"
+    seen = run_program(words, block, ["unshare", "-n", "sh", "-c", f'{made}; "$@"; ip link', "sh"])
+    assert f"link/ether {mac}".encode() in seen.stdout
+    assert seen.stdout[:1] == (b"=" if words else b"-")
 
 
 def test_blocks() -> None:
