@@ -211,7 +211,7 @@ def test_a_bridge_through_the_helper(net: Net, user_lab: Lab) -> None:
     )
     net.add_bridge("br0", "192.168.9.1/24")
     net.allow("# none yet\n")
-    refused(lab("up"), 5, "2 things", "is not setuid root", "has no line 'allow br0'")
+    refused(lab("up"), 5, "2 problems", "is not setuid root", "has no line 'allow br0'")
     net.make_helper_setuid()
     net.allow("allow br0\ndeny all\n")
     refused(lab("up"), 5, "/etc/qemu/bridge.conf:2 denies the bridge br0", "'deny all'")
