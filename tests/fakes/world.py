@@ -113,7 +113,7 @@ def make_world(root: Path, text: str = QUPFILE, name: str = "project") -> World:
     bin_ = root / f"bin-{name}"
     bin_.mkdir()
     for program, script in (
-        ("qemu-system-x86_64", f'#!/bin/sh\nexec "{sys.executable}" "{FAKE}" "$@"\n'),
+        ("qemu-system-x86_64", f'#!/bin/sh\nexec "{sys.executable}" -E -S "{FAKE}" "$@"\n'),
         ("ssh", SSH),
     ):
         (bin_ / program).write_text(script)
