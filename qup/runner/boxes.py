@@ -140,8 +140,8 @@ def _find_own(ctx: Context, config: MachineConfig, spec: BoxSpec, state: State) 
     found = fetch_box(ctx, config.name, spec)
     if found.digest != state.box_digest and not found.spec.iso:
         raise BoxError(
-            f"machine {config.name}: the box its disk is based on ({state.box_digest[:12]}) is not"
-            " in the cache any more, and what can be made now is another one",
+            f"machine {config.name}: the box its disk is based on ({state.box_digest[:12]}) is no"
+            " longer in the cache, and what can be made now is another one",
             hint=f"put it back at {ctx.boxes.folder(state.box_digest)}, or 'qup destroy"
             f" {config.name}' and 'qup up' for a new machine",
         )

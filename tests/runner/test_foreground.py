@@ -183,6 +183,6 @@ def test_what_can_not_be_shown(world: World) -> None:
     (world.folder / "Qupfile").write_text(QUPFILE + "[machines.a]\n[machines.b]\n")
     refused = world("up", "--nographic")
     assert refused.code == 2, refused
-    assert "these are 2: a, b" in refused.stderr
+    assert "there are 2 machines: a, b" in refused.stderr
     assert "--no-nographic" in refused.stderr
     assert not world.qemus()
