@@ -101,6 +101,27 @@ def prepare_shares(
     return Shares({name: bind.place for name, bind in binds.items()}, view, beside)
 
 
+def is_replaced(folder: FolderPlan, pid: int, runtime: RuntimeFolder, source: Path) -> bool:
+    """Whether QEMU serves another folder than the one that is here now: the one that there was when
+    the machine was started has been moved away or removed since.
+
+    Args:
+        folder: the folder.
+        pid: QEMU's process.
+        runtime: the machine's runtime folder.
+        source: where the folder is.
+    """
+    place = runtime.place(folder.id).resolve()
+    try:
+        served = Path(f"/proc/{pid}/root{place}").stat()
+    except OSError:
+        return False  # the kernel doesn't let us look
+    try:
+        return not os.path.samestat(served, source.stat())
+    except OSError:
+        return True
+
+
 def find_folder(folder: FolderPlan, project: Path) -> Path:
     """The folder here, with links followed.
 

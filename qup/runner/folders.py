@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -18,6 +18,7 @@ from qup.model.state import State
 from qup.paths import MachineFolder, RuntimeFolder
 from qup.qemu.engine import read_words
 from qup.qemu.servers import find_lost
+from qup.qemu.shares import is_replaced, is_served
 from qup.runner.context import Context
 from qup.runner.copies import (
     RELATIVE,
@@ -27,6 +28,7 @@ from qup.runner.copies import (
     locate_source,
     runtime_of,
 )
+from qup.runner.observe import find_pid
 from qup.runner.stored_plan import read_plan
 
 if TYPE_CHECKING:
@@ -254,12 +256,33 @@ def bring_folders(ctx: Context, folder: MachineFolder, plan: Plan, state: State)
     return changed
 
 
+def tell_replaced(
+    ctx: Context, folder: MachineFolder, state: State, items: Iterable[FolderPlan]
+) -> None:
+    """Say which mounted folders are others here by now: the guest has those of its start."""
+    pid = find_pid(folder, state)
+    if pid is None:
+        return
+    for item in items:
+        source = locate_source(ctx, item)
+        if is_served(item) and is_replaced(item, pid, runtime_of(state), source):
+            ctx.tell(
+                folder.name,
+                f"{item.guest} is not {source} any more: that folder was moved away or removed",
+                level="warning",
+                hint=f"'qup reload {folder.name}' mounts the one that is there now",
+            )
+
+
 def bring_mounts(
     ctx: Context, folder: MachineFolder, plan: Plan, state: State
 ) -> tuple[tuple[FolderPlan, ...], bool]:
     """Mount what is mounted; returns the folders that have to be copied, and whether any was
     mounted.
     """
-    rest, changed = attach(ctx, folder, state, read_plan(folder))
+    carried_out = read_plan(folder)
+    rest, changed = attach(ctx, folder, state, carried_out)
+    mounted = (item for item in mounted_of(carried_out) if item.id not in rest)
+    tell_replaced(ctx, folder, state, mounted)
     copied = (item for item in plan.folders if not item.mounted or item.id in rest)
     return tuple(copied), changed

@@ -75,6 +75,21 @@ def test_a_change_on_one_side_is_there_on_the_other(lab: Lab) -> None:
     )
 
 
+def test_a_folder_that_was_replaced_is_told_of(lab: Lab) -> None:
+    """As by a fresh checkout; the guest has the one of its start."""
+    assert "any more" not in lab("up", "one").ok().stderr
+    tools, away = lab.folder / "tools", lab.folder / "away"
+    tools.rename(away)
+    assert f"/srv/tools is not {tools} any more" in lab("up", "one").ok().stderr
+    tools.mkdir()
+    done = lab("up", "one").ok()
+    assert f"/srv/tools is not {tools} any more" in done.stderr
+    assert "'qup reload one'" in done.stderr
+    assert lab.sh("ls /srv/tools", "one") == "t\n"
+    tools.rmdir()
+    away.rename(tools)
+
+
 def test_qups_own_files_are_not_there_not_even_for_root(lab: Lab) -> None:
     said = lab.sh(
         "cd /srv/app && sudo ls -A .qup; sudo touch .qup/x 2>&1; sudo rmdir .qup 2>&1;"
