@@ -112,7 +112,7 @@ def _choose(
         loss = _find_loss(kind, share, facts, warm=warm)
         obstacle = loss or find_obstacle(kind, share, box, facts)
         if obstacle is None:
-            return kind, "; ".join(reasons)
+            return kind, "; ".join([*reasons, *([NOT_SAVED] if share.vhost else [])])
         reasons.append(f"not {kind}: {obstacle}")
     return COPY, "; ".join(reasons)
 

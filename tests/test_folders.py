@@ -146,7 +146,7 @@ COLD = "[machine]\ntemplates = false\n" + ONE
 @pytest.mark.parametrize(
     ("text", "facts", "chosen", "reason"),
     [
-        (COLD, {}, "virtiofs", ""),
+        (COLD, {}, "virtiofs", NOT_SAVED),
         (ONE, {}, "9p", f"not virtiofs: {NOT_SAVED}"),
         (COLD, {"accelerator": "tcg"}, "9p", f"not virtiofs: {STALE}"),
         (COLD, {"reservations": {"virtiofs": "one user"}}, "9p", "not virtiofs: one user"),
