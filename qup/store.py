@@ -6,6 +6,7 @@ Writers hold the machine's lock; readers need none, because a state is replaced 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,9 @@ from qup.locks import lock
 from qup.model.state import STATE_SCHEMA, State
 from qup.ownership import make_private
 from qup.paths import MachineFolder, Project, index_root, undo_root
+
+REMOVE_TRIES = 10
+"""Times that a machine's folder is removed while somebody writes into it."""
 
 
 def create_folders(project: Project, name: str) -> MachineFolder:
@@ -141,12 +145,17 @@ def remove_machine(folder: MachineFolder) -> None:
 
     with contextlib.suppress(OSError):
         folder.state.unlink()
-    try:
-        shutil.rmtree(folder.root)
-    except FileNotFoundError:
-        return
-    except OSError as exc:
-        raise explain_os_error("remove", folder.root, exc) from exc
+    for left in reversed(range(REMOVE_TRIES)):
+        try:
+            shutil.rmtree(folder.root)
+            break
+        except FileNotFoundError:
+            break
+        except OSError as exc:
+            # Whoever begins to wait for the machine's lock notes that in its log, once.
+            if exc.errno == errno.ENOTEMPTY and left:
+                continue
+            raise explain_os_error("remove", folder.root, exc) from exc
 
 
 # --- The index: where this user's machines are. Losing it loses nothing. ---

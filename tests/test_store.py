@@ -182,6 +182,25 @@ def test_removing_is_complete_and_can_be_repeated(folder: MachineFolder) -> None
     assert (outside / "file").exists()
 
 
+def test_removing_goes_on_when_somebody_notes_something_meanwhile(
+    folder: MachineFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whoever waits for the machine's lock does, in its log."""
+    remove = os.rmdir
+    written = []
+
+    def write_first(path: str, **where: int | None) -> None:
+        if path == folder.logs.name and len(written) < 2:
+            written.append(folder.log("qup").write_text("waiting"))
+        remove(path, **where)
+
+    folder.log("qup").write_text("before")
+    monkeypatch.setattr(os, "rmdir", write_first)
+    store.remove_machine(folder)
+    assert len(written) == 2
+    assert not folder.root.exists()
+
+
 # --- locks --------------------------------------------------------------------------------
 
 
