@@ -1,4 +1,4 @@
-"""The same QEMU without qup: started by hand, watched by the best prober there is.
+"""The same QEMU without qup: started by hand, watched by the same prober.
 
 Everything is there beforehand: disk, seed, keys, a port. The guest runs from QEMU's first
 moment on, instead of being held until forwards are open. So it is a lower bound.
@@ -7,7 +7,6 @@ moment on, instead of being held until forwards are open. So it is a lower bound
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import re
 import selectors
@@ -20,16 +19,10 @@ from pathlib import Path
 
 from benchmarks.measure import BenchmarkError, Sample
 from benchmarks.workshop import Workshop, end, peak_memory
+from qup.guest.prober import Prober
 
 TICK = 0.05
-"""Seconds between two new connections of the prober."""
-
-MAX_OPEN = 4
-"""dropbear accepts five connections from one address that have not logged in, and no more."""
-
-KEPT = 1.0
-"""Seconds that the oldest connection is kept: a busy sshd may need longer than the newer ones
-are given."""
+"""Seconds between two looks."""
 
 PATIENCE = 170.0
 
@@ -136,59 +129,18 @@ class BareMachine:
             raise BenchmarkError(f"no answer from the bare guest within {PATIENCE:.0f} s")
 
     def _wait_for_banner(self, process: subprocess.Popen[bytes], port: int, began: float) -> None:
-        """Open a connection every :data:`TICK`, keep a few, take the first banner."""
-        with contextlib.closing(_Prober(port)) as prober:
-            while not prober.try_once():
+        """Probe as qup does, which no sshd is kept from answering by, and take the first banner."""
+        with (
+            selectors.DefaultSelector() as selector,
+            contextlib.closing(Prober("127.0.0.1", port, selector)) as prober,
+        ):
+            while True:
+                prober.attempt(time.monotonic())
                 self._check(process, began)
-
-
-class _Prober:
-    """Connections to a port, the oldest first, until one of them brings sshd's banner."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._selector = selectors.DefaultSelector()
-        self._open: dict[socket.socket, float] = {}
-
-    def try_once(self) -> bool:
-        """Open one more connection, and listen to all for :data:`TICK` seconds."""
-        now = time.perf_counter()
-        if len(self._open) >= MAX_OPEN:
-            oldest, second, *_ = self._open
-            self._drop(oldest if now - self._open[oldest] > KEPT else second)
-        probe = socket.socket()
-        probe.setblocking(False)
-        if probe.connect_ex(("127.0.0.1", self._port)) in (0, errno.EINPROGRESS):
-            self._selector.register(probe, selectors.EVENT_READ)
-            self._open[probe] = now
-        else:
-            probe.close()
-        while (left := now + TICK - time.perf_counter()) > 0:
-            for key, _ in self._selector.select(left):
-                assert isinstance(key.fileobj, socket.socket)
-                if self._is_banner(key.fileobj):
-                    return True
-        return False
-
-    def _is_banner(self, probe: socket.socket) -> bool:
-        try:
-            data = probe.recv(255)
-        except OSError:
-            data = b""
-        if not data.startswith(b"SSH-"):
-            self._drop(probe)
-            return False
-        return True
-
-    def _drop(self, probe: socket.socket) -> None:
-        del self._open[probe]
-        self._selector.unregister(probe)
-        probe.close()
-
-    def close(self) -> None:
-        for probe in list(self._open):
-            self._drop(probe)
-        self._selector.close()
+                for key, _ in selector.select(TICK):
+                    _, slot = key.data
+                    if prober.read(slot):
+                        return
 
 
 def free_port() -> int:
