@@ -27,7 +27,8 @@ the median of the ratios within the rounds: what slows the computer for a while 
 
 *Bare* is QEMU with the command line that `qup plan --qemu` prints, without `-S`, on a new overlay
 and with a seed, keys and a port that are all there beforehand. The prober is qup's, and `ssh true`
-follows the first banner at once. Boxes and facts about the host are cached. *Until ssh true* and `qup up` end at the same point: a command can be run in the guest.
+follows the first banner at once. Boxes and facts about the host are cached. *Until ssh true* and
+`qup up` end at the same point: a command can be run in the guest.
 
 *Bare restore* is the same QEMU, restored by hand by the recipe that qup follows: memory in a file
 that is mapped privately, an overlay on a frozen disk, deferred incoming migration, the same prober

@@ -1,6 +1,6 @@
 """Restoring a guest without qup, by the recipe that qup follows, and nothing around it.
 
-The guest is booted once with its memory in a file and its state is saved. Each start then maps
+The guest is booted once with its memory in a file, and its state is saved when it is idle. Each start then maps
 that file privately, lays an overlay over the frozen disk, and loads the state. The guest stays
 who it was: it gets no identity of its own, no clock and no randomness. So it is a lower bound.
 """
@@ -16,6 +16,7 @@ from benchmarks.bare import BareMachine, Start, free_port
 from benchmarks.measure import BenchmarkError
 from benchmarks.workshop import Workshop, end
 from qup.errors import QupError
+from qup.qemu.idleness import await_idleness
 from qup.qemu.migration import load_state, save_state
 from qup.qemu.qmp import MonitorError, Qmp
 
@@ -56,6 +57,7 @@ class BareTemplate(BareMachine):
         process = self._workshop.start(argv, self._home, self._home / "qemu.log")
         try:
             self._follow(process, port, time.perf_counter())
+            await_idleness(process.pid, limit=TIMEOUT)
             with self._connect(process, time.perf_counter()) as monitor:
                 save_state(monitor, self._state, timeout=TIMEOUT)
                 monitor.execute("quit")
