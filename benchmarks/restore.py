@@ -1,8 +1,9 @@
 """Restoring a guest without qup, by the recipe that qup follows, and nothing around it.
 
-The guest is booted once with its memory in a file, and its state is saved when it is idle. Each start then maps
-that file privately, lays an overlay over the frozen disk, and loads the state. The guest stays
-who it was: it gets no identity of its own, no clock and no randomness. So it is a lower bound.
+The guest is booted once with its memory in a file, and its state is saved when it is idle. Each
+start then maps that file privately, lays an overlay over the frozen disk, and loads the state. The
+guest stays who it was: it gets no identity of its own, no clock and no randomness. So it is a lower
+bound.
 """
 
 from __future__ import annotations
